@@ -1,0 +1,265 @@
+"""From a config to the objects of a run: policy, tasks, estimator, optimiser, trainer."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import os
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from types import TracebackType
+from typing import Any, NamedTuple
+
+import gymnasium as gym
+
+from es_rl.config import TrainConfig
+from es_rl.distributed import RayEstimator, RayUnavailableError
+from es_rl.distributed.estimator import DEFAULT_WORKER_TIMEOUT
+from es_rl.envs import MujocoTask, make_task
+from es_rl.envs.making import make_env
+from es_rl.estimators import ESTIMATORS
+from es_rl.optimizers import make_optimizer
+from es_rl.option_kinds import did_you_mean
+from es_rl.options import BUDGETS, ConfigError, flag
+from es_rl.perturbations import usable_cpus
+from es_rl.policies import POLICIES, Policy
+from es_rl.schedules import parse_schedule
+from es_rl.tasks import UnrolledTask
+from es_rl.trainer import GradientSource, Trainer
+
+__all__ = ["Assembly", "assemble", "check_environment", "distinct_ids", "import_all"]
+
+_LIBRARY_ERROR = re.compile(r"([a-z_]+)='?(.*?)'?: (.*)")
+
+
+class Assembly(NamedTuple):
+    """The objects of a run; use it in a `with` statement to close the tasks.
+
+    Attributes:
+        config: as given, with all that depends on the environment filled in.
+        policy: of the kind and shape that is trained.
+        task: what is trained on.
+        eval_task: a second instance to evaluate on.
+        trainer: not started yet.
+    """
+
+    config: TrainConfig
+    policy: Policy
+    task: UnrolledTask
+    eval_task: UnrolledTask
+    trainer: Trainer
+
+    def __enter__(self) -> Assembly:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for part in (self.trainer.estimator, self.task, self.eval_task):
+            close = getattr(part, "close", None)
+            if close is not None:
+                close()
+
+
+def import_all(modules: tuple[str, ...]) -> None:
+    """Import the modules that register a user's environments, also from the current folder.
+
+    Raises:
+        ConfigError: if there is no such module. What a module itself raises is passed on.
+    """
+    here = os.getcwd()
+    if modules and here not in sys.path:
+        sys.path.append(here)
+    for module in modules:
+        try:
+            importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            if error.name is None or not (module + ".").startswith(error.name + "."):
+                raise
+            raise ConfigError(
+                f"--import {module}: no such module; it must be installed, or lie in the current "
+                "folder or on PYTHONPATH"
+            ) from None
+
+
+def check_environment(env_id: str, env_kwargs: Mapping[str, Any]) -> gym.Env[Any, Any]:
+    """Return the environment, made as `gymnasium.make` makes it.
+
+    Raises:
+        ConfigError: if there is none of that name, or it does not take these arguments.
+    """
+    try:
+        return make_env(env_id, **env_kwargs)
+    except ValueError as error:
+        cause = error.__cause__
+        near = did_you_mean(env_id, _makeable_ids()) or "; `es-rl envs` lists them"
+        if isinstance(cause, gym.error.UnregisteredEnv):
+            raise ConfigError(f"ENV {env_id}: no such environment{near}") from error
+        if env_id in set(distinct_ids()) - set(_makeable_ids()):
+            raise ConfigError(f"ENV {env_id}: is no longer part of Gymnasium{near}") from error
+        if env_kwargs and not isinstance(cause, (gym.error.Error, ImportError)):
+            given = ",".join(f"{key}={value}" for key, value in env_kwargs.items())
+            raise ConfigError(
+                f"--env-kwargs {given}: {env_id} does not take them: {_one_line(cause or error)}"
+            ) from error
+        raise ConfigError(f"ENV {env_id}: {_one_line(error)}") from error
+
+
+def distinct_ids() -> list[str]:
+    """Return the registered ids, without this library's second names for the MuJoCo ones."""
+    return [env_id for env_id in gym.registry if not env_id.startswith("es_rl/")]
+
+
+def _makeable_ids() -> list[str]:
+    """Return the distinct ids but those that Gymnasium keeps only to refuse them."""
+    return [
+        env_id
+        for env_id in distinct_ids()
+        if not getattr(gym.registry[env_id].entry_point, "__name__", "").startswith("_raise_")
+    ]
+
+
+def assemble(config: TrainConfig) -> Assembly:
+    """Make everything that a run needs, without writing or unrolling anything.
+
+    Raises:
+        ConfigError: if the options do not fit the environment or each other.
+    """
+    if not config.has_budget and config.stop_at is None:
+        names = ", ".join(flag(name) for name in (*BUDGETS, "max_time"))
+        raise ConfigError(f"--updates: the run would never end; give one of {names}")
+    import_all(config.import_modules)
+    env = check_environment(config.env, config.env_kwargs)
+    try:
+        policy = _make_policy(config, env)
+    finally:
+        env.close()
+    task = _make_task(config, policy)
+    config = _filled_in(config, task)
+    # all processors of this machine, whatever each worker has
+    threads = None if config.engine == "ray" else config.threads
+    eval_task = _make_task(replace(config, threads=threads), policy)
+    trainer = _make_trainer(config, policy, task)
+    if eval_task.horizon is None:
+        eval_task.horizon = config.horizon
+    return Assembly(config, policy, task, eval_task, trainer)
+
+
+def _make_policy(config: TrainConfig, env: gym.Env[Any, Any]) -> Policy:
+    options: dict[str, Any] = {
+        "clip_actions": config.clip_actions,
+        "squash_actions": config.squash_actions,
+    }
+    if config.normalize_observations:
+        options.update(normalize_observations=True, observation_clip=config.observation_clip)
+    if config.policy == "mlp":
+        options.update(hidden=config.hidden, activation=config.activation)
+    else:
+        options.update(bias=config.bias)
+    try:
+        return POLICIES[config.policy](env.observation_space, env.action_space, **options)
+    except ValueError as error:
+        raise _translated(error, f"--policy {config.policy}") from error
+
+
+def _make_task(config: TrainConfig, policy: Policy) -> UnrolledTask:
+    try:
+        return make_task(
+            config.env,
+            policy,
+            engine="auto" if config.engine == "ray" else config.engine,
+            n_threads=config.threads,
+            step_timeout=config.step_timeout,
+            **config.env_kwargs,
+        )
+    except (ValueError, gym.error.Error) as error:
+        raise _translated(error, f"ENV {config.env}") from error
+
+
+def _filled_in(config: TrainConfig, task: UnrolledTask) -> TrainConfig:
+    """Return the config with what the task decides."""
+    config = config.with_horizon(task.horizon)
+    if config.horizon is None:
+        raise ConfigError(
+            f"--horizon: {config.env} has no time limit of its own; give the steps of an episode"
+        )
+    if config.engine == "ray":
+        return replace(config, threads=config.threads or 1)
+    return replace(
+        config,
+        engine="native" if isinstance(task, MujocoTask) else "gymnasium",
+        threads=config.threads or usable_cpus(),
+    )
+
+
+def _make_trainer(config: TrainConfig, policy: Policy, task: UnrolledTask) -> Trainer:
+    options: dict[str, Any] = {
+        "n_pairs": config.n_pairs,
+        "sigma": config.sigma,
+        "horizon": config.horizon,
+        "seed": config.seed,
+        "shaping": config.shaping,
+        "reward_offset": config.reward_offset,
+        "noise": config.noise,
+        "adapt_sigma": config.adapt_sigma,
+    }
+    for name in ("unroll_length", "noise_period", "staggering", "top_pairs"):
+        value = getattr(config, name)
+        if value is not None:
+            options[name] = value
+    try:
+        schedule = parse_schedule(config.lr_schedule, config.learning_rate)
+        own = {} if config.momentum is None else {"momentum": config.momentum}
+        optimizer = make_optimizer(config.optimizer, policy.num_params, schedule, **own)
+        assert config.init_scale is not None
+        theta = policy.initial_theta(config.init_scale, config.seed)
+        estimator: GradientSource
+        if config.engine == "ray":
+            estimator = _ray_estimator(config, policy, options)
+        else:
+            estimator = ESTIMATORS[config.algo](task, **options)
+    except ValueError as error:
+        raise _translated(error, f"--algo {config.algo}") from error
+    return Trainer(estimator, optimizer, theta)
+
+
+def _ray_estimator(config: TrainConfig, policy: Policy, options: Mapping[str, Any]) -> RayEstimator:
+    try:
+        return RayEstimator(
+            config.algo,
+            functools.partial(_worker_task, config, policy),
+            n_workers=config.workers,
+            address=config.ray_address,
+            n_threads=config.threads or 1,
+            worker_timeout=config.worker_timeout or DEFAULT_WORKER_TIMEOUT,
+            **options,
+        )
+    except RayUnavailableError as error:
+        raise _translated(error, "--engine ray") from error
+
+
+def _worker_task(config: TrainConfig, policy: Policy) -> UnrolledTask:
+    """Return what a worker unrolls, in the worker's own process."""
+    import_all(config.import_modules)
+    return _make_task(config, policy)
+
+
+def _translated(error: Exception, otherwise: str) -> ConfigError:
+    """Return a library's error in the command line's words: sigma=0 becomes --sigma 0."""
+    text = _one_line(error)
+    match = _LIBRARY_ERROR.fullmatch(text)
+    if match is None:
+        return ConfigError(f"{otherwise}: {text}")
+    name, value, reason = match.groups()
+    if value in ("True", "False"):
+        return ConfigError(f"{flag(name)}: {reason}")
+    return ConfigError(f"{flag(name)} {value}: {reason}")
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())

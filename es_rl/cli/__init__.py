@@ -1,0 +1,1 @@
+"""The `es-rl` command line: one small module for each subcommand."""

@@ -1,0 +1,55 @@
+"""Options that every evolution-strategies estimator takes beside its own, and checks of numbers."""
+
+from __future__ import annotations
+
+from typing import TypedDict
+
+import numpy as np
+
+__all__ = ["DEFAULTS", "EstimatorOptions", "is_integer", "positive_integer"]
+
+
+class EstimatorOptions(TypedDict, total=False):
+    """Keyword arguments of every estimator; `docs/options.md` explains each.
+
+    Attributes:
+        shaping: what a pair's loss difference weighs in the gradient: "none", "std", "ranks",
+            "sign", and for whole episodes "returns"; see `es_rl.shaping`.
+        top_pairs: b, how many pairs count, the best ones; None for all.
+        reward_offset: what is taken off the reward of every step in training, such as the bonus
+            for being alive; mean losses are reported with it.
+        noise: "gaussian", "fixed-norm", "orthogonal" or "orthogonal-fixed-norm", see
+            `es_rl.noise_designs`.
+        adapt_sigma: the most that ln σ moves in a window, see `es_rl.sigma_adaptation`; 0 for a
+            σ that stays.
+    """
+
+    shaping: str
+    top_pairs: int | None
+    reward_offset: float
+    noise: str
+    adapt_sigma: float
+
+
+DEFAULTS: EstimatorOptions = {
+    "shaping": "none",
+    "top_pairs": None,
+    "reward_offset": 0.0,
+    "noise": "gaussian",
+    "adapt_sigma": 0.0,
+}
+"""What each option is where it is not given."""
+
+
+def positive_integer(name: str, value: int) -> int:
+    """Return `value` as an int, or raise ValueError that names the option."""
+    if not is_integer(value) or value < 1:
+        raise ValueError(f"{name}={value}: must be a positive integer")
+    return int(value)
+
+
+def is_integer(value: object) -> bool:
+    """Return whether `value` is a whole number, of whatever numeric type."""
+    if isinstance(value, (bool, np.bool_)):
+        return False
+    return isinstance(value, (int, np.integer)) or (isinstance(value, float) and value.is_integer())

@@ -1,0 +1,373 @@
+"""Evolution-strategies gradient estimators for unrolled computation graphs.
+
+`GPES` is the general unbiased online estimator; `NRES` and `PES` are GPES with the noise period
+fixed (Noise-Reuse Evolution Strategies, Algorithms 1 and 2). `FullES` unrolls whole episodes
+(equation 3), `TES` truncates (equation 4) and is biased.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from es_rl.estimator_options import positive_integer
+from es_rl.shaping import Part
+from es_rl.tasks import State, UnrolledTask
+from es_rl.window import GradientEstimate, Piece, Window
+from es_rl.worker_state import NEVER
+from es_rl.workers import Estimator, pair_rows
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from es_rl.estimator_options import EstimatorOptions
+
+__all__ = [
+    "ARS",
+    "ESTIMATORS",
+    "GPES",
+    "NRES",
+    "PES",
+    "TES",
+    "Estimator",
+    "FullES",
+    "GradientEstimate",
+]
+
+
+class GPES(Estimator):
+    """Generalised persistent evolution strategies: unbiased, online (main paper, section 3).
+
+    For one pair and window, with the loss difference D = Σ [L(plus row) - L(minus row)], the
+    estimate is D / (2σ²W) · ξ, where ξ is the sum of all noises of the episode so far and a new
+    ε is drawn every K steps. A pair ends when both rows have ended or at T; a row that has ended
+    waits, without loss or steps, for its twin. The next episode begins inside the window, and
+    each part of D meets the ξ it was made under.
+
+    Args:
+        task: what is unrolled.
+        n_pairs: N, antithetic pairs.
+        unroll_length: W, steps of a window.
+        sigma: σ, standard deviation of the noise.
+        noise_period: K, steps that share one noise, a multiple of W; None for the horizon.
+        horizon: T, steps of an episode; None for the task's own.
+        staggering: how the pairs start: "stratified", "iid" or "lockstep".
+        seed: 0 to 2**64 - 1; the only source of randomness.
+        options: those of `EstimatorOptions`.
+
+    Raises:
+        ValueError: names the option that is out of range.
+    """
+
+    def __init__(
+        self,
+        task: UnrolledTask,
+        *,
+        n_pairs: int,
+        unroll_length: int,
+        sigma: float,
+        noise_period: int | None = None,
+        horizon: int | None = None,
+        staggering: str = "stratified",
+        seed: int = 0,
+        **options: Unpack[EstimatorOptions],
+    ) -> None:
+        super().__init__(
+            task,
+            n_pairs=n_pairs,
+            unroll_length=unroll_length,
+            sigma=sigma,
+            horizon=horizon,
+            staggering=staggering,
+            seed=seed,
+            **options,
+        )
+        if noise_period is not None:
+            noise_period = positive_integer("noise_period", noise_period)
+            if noise_period % self.unroll_length:
+                raise ValueError(
+                    f"noise_period={noise_period}: must be a multiple of "
+                    f"unroll_length={self.unroll_length}"
+                )
+        self.noise_period = self.horizon if noise_period is None else noise_period
+        self._period = NEVER if self.noise_period is None else self.noise_period
+
+    def _settings(self) -> State:
+        return {**super()._settings(), "noise_period": np.array(self.noise_period or 0)}
+
+    def _allocate(self) -> None:
+        super()._allocate()
+        if self._period < self._end:
+            self._accumulated = np.zeros_like(self._epsilon)
+
+    def _unroll_piece(
+        self, theta: NDArray[np.float64], active: NDArray[np.int64], remaining: NDArray[np.int64]
+    ) -> Piece:
+        step = self._step[active]
+        into_segment = step % self._period
+        self._next_noise(active[into_segment == 0])
+        n_steps = np.minimum(remaining, np.minimum(self._end - step, self._period - into_segment))
+        rows, steps_of_rows = pair_rows(active), np.repeat(n_steps, 2)
+        alive = ~self._row_ended[rows]
+        losses = np.zeros(rows.size)
+        taken = np.zeros(rows.size, np.int64)
+        result = self._unroll_rows(theta, rows[alive], steps_of_rows[alive])
+        losses[alive] = result.loss_sum
+        taken[alive] = result.steps_taken
+        xi = self._epsilon if self._accumulated is None else self._accumulated
+        self._sum.add(xi, active, losses[0::2] - losses[1::2])
+        ended = self._row_ended[rows]
+        self._finished[active] = ended[0::2] & ended[1::2]
+        return Piece(active, losses, int(taken.sum()), np.maximum(taken[0::2], taken[1::2]))
+
+
+class NRES(GPES):
+    """Noise-reuse evolution strategies: one noise an episode, the least variance (Algorithm 2)."""
+
+    def __init__(
+        self,
+        task: UnrolledTask,
+        *,
+        n_pairs: int,
+        unroll_length: int,
+        sigma: float,
+        horizon: int | None = None,
+        staggering: str = "stratified",
+        seed: int = 0,
+        **options: Unpack[EstimatorOptions],
+    ) -> None:
+        super().__init__(
+            task,
+            n_pairs=n_pairs,
+            unroll_length=unroll_length,
+            sigma=sigma,
+            horizon=horizon,
+            staggering=staggering,
+            seed=seed,
+            **options,
+        )
+
+
+class PES(GPES):
+    """Persistent evolution strategies: a new noise every window (Algorithm 1)."""
+
+    def __init__(
+        self,
+        task: UnrolledTask,
+        *,
+        n_pairs: int,
+        unroll_length: int,
+        sigma: float,
+        horizon: int | None = None,
+        staggering: str = "stratified",
+        seed: int = 0,
+        **options: Unpack[EstimatorOptions],
+    ) -> None:
+        super().__init__(
+            task,
+            n_pairs=n_pairs,
+            unroll_length=unroll_length,
+            sigma=sigma,
+            noise_period=unroll_length,
+            horizon=horizon,
+            staggering=staggering,
+            seed=seed,
+            **options,
+        )
+
+
+class TES(Estimator):
+    """Truncated evolution strategies (equation 4): online, and biased towards short horizons.
+
+    Each worker keeps one state. A window copies it to both rows of the pair, unrolls those under
+    θ ± ε with a fresh ε, and advances the state itself under θ: three unrolls, all charged. A
+    worker's episode ends with its own state's, or at T; the next one begins inside the window.
+
+    Args are those of `NRES`.
+    """
+
+    rows_per_worker = 3
+
+    def __init__(
+        self,
+        task: UnrolledTask,
+        *,
+        n_pairs: int,
+        unroll_length: int,
+        sigma: float,
+        horizon: int | None = None,
+        staggering: str = "stratified",
+        seed: int = 0,
+        **options: Unpack[EstimatorOptions],
+    ) -> None:
+        super().__init__(
+            task,
+            n_pairs=n_pairs,
+            unroll_length=unroll_length,
+            sigma=sigma,
+            horizon=horizon,
+            staggering=staggering,
+            seed=seed,
+            **options,
+        )
+
+    def start(self, theta: NDArray[np.float64]) -> Window:
+        """Start afresh: each worker's own state alone is unrolled to its start step, under θ."""
+        self._starting = True
+        try:
+            return super().start(theta)
+        finally:
+            self._starting = False
+
+    _starting = False
+
+    def _rows_to_reset(self, pairs: NDArray[np.int64]) -> NDArray[np.int64]:
+        return 2 * self._n_held + pairs
+
+    def _unroll_piece(
+        self, theta: NDArray[np.float64], active: NDArray[np.int64], remaining: NDArray[np.int64]
+    ) -> Piece:
+        n_steps = np.minimum(remaining, self._end - self._step[active])
+        means = 2 * self._n_held + active
+        if self._starting:
+            result = self._unroll_rows(theta, means, n_steps)
+            self._finished[active] = result.ended
+            taken = result.steps_taken
+            return Piece(active, np.repeat(result.loss_sum, 2), int(taken.sum()), taken)
+        self._next_noise(active)
+        pairs = pair_rows(active)
+        self.task.copy_rows(np.repeat(means, 2), pairs)
+        self._row_ended[pairs] = False
+        rows = np.concatenate([pairs, means])
+        result = self._unroll_rows(theta, rows, np.concatenate([np.repeat(n_steps, 2), n_steps]))
+        losses = result.loss_sum[: pairs.size]
+        self._sum.add(self._epsilon, active, losses[0::2] - losses[1::2])
+        taken = result.steps_taken
+        self._finished[active] = result.ended[pairs.size :]
+        longest = np.maximum(taken[: pairs.size : 2], taken[1 : pairs.size : 2])
+        advance = np.maximum(longest, taken[pairs.size :])
+        return Piece(active, losses, int(taken.sum()), advance)
+
+
+class FullES(Estimator):
+    """Evolution strategies on whole episodes (equation 3): unbiased, not online, no state.
+
+    Args:
+        task: what is unrolled.
+        n_pairs: N, antithetic pairs.
+        sigma: σ, standard deviation of the noise.
+        horizon: T, steps of an episode; None for the task's own, which must be finite.
+        seed: 0 to 2**64 - 1; the only source of randomness.
+        options: those of `EstimatorOptions`.
+
+    Raises:
+        ValueError: names the option that is out of range.
+    """
+
+    whole_episodes = True
+
+    def __init__(
+        self,
+        task: UnrolledTask,
+        *,
+        n_pairs: int,
+        sigma: float,
+        horizon: int | None = None,
+        seed: int = 0,
+        **options: Unpack[EstimatorOptions],
+    ) -> None:
+        length = task.horizon if horizon is None else horizon
+        if length is None:
+            raise ValueError("horizon=None: FullES needs episodes of finite length; give a horizon")
+        length = positive_integer("horizon", length)
+        super().__init__(
+            task,
+            n_pairs=n_pairs,
+            unroll_length=length,
+            sigma=sigma,
+            horizon=length,
+            staggering="lockstep",
+            seed=seed,
+            **options,
+        )
+
+    def _advance(self, theta: NDArray[np.float64], budget: NDArray[np.int64]) -> Window:
+        """Unroll one whole episode of every pair; nothing is left over for the next call."""
+        pairs = np.flatnonzero(budget)
+        if not pairs.size:
+            return Window([], 0, 0, 0, 0)
+        self._begin_episodes(pairs)
+        self._next_noise(pairs)
+        result = self._unroll_rows(theta, pair_rows(pairs), np.repeat(budget, 2))
+        part = Part(pairs, result.loss_sum)
+        self._note_sigmas(pairs)
+        self._sum.add(self._epsilon, pairs, part.differences)
+        self._finished[:] = True
+        return Window(
+            [part],
+            n_steps=int(budget.sum()),
+            sequential_steps=int(result.steps_taken.max()),
+            total_steps=int(result.steps_taken.sum()),
+            episodes=pairs.size,
+        )
+
+    def state_dict(self) -> State:
+        """Return everything that continuing needs: the episodes' numbers, and no rows."""
+        if not self._started:
+            raise RuntimeError("call reset(theta) before state_dict()")
+        return {
+            **self._settings(),
+            "episode": self._episode.copy(),
+            **self.observation_state(),
+            **self._adaptation_state(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Go on exactly where the estimator stood that gave `state`."""
+        self._check_settings(state)
+        self._allocate()
+        if "episode" not in state or state["episode"].shape != self._episode.shape:
+            raise ValueError("the state is of an estimator with other settings: 'episode'")
+        self._episode[:] = state["episode"]
+        self.load_observation_state(state)
+        self._load_adaptation(state)
+        self._started = True
+
+
+class ARS(FullES):
+    """Augmented random search (arXiv:1803.07055, Algorithm 2): FullES with options of its own.
+
+    The differences of the b best pairs are divided by the standard deviation of their returns:
+    the step of `SGD` with learning rate α is α/(b·σ_R) Σ (R⁺ - R⁻)·δ with ε = σδ. Version V2 is
+    the one with a policy that has `normalize_observations`, V2-t the one with `top_pairs` below N.
+    The reward offset is what ARS's authors subtract for being alive.
+
+    Args are those of `FullES`; `shaping` is "returns" unless given.
+    """
+
+    def __init__(
+        self,
+        task: UnrolledTask,
+        *,
+        n_pairs: int,
+        sigma: float,
+        horizon: int | None = None,
+        seed: int = 0,
+        **options: Unpack[EstimatorOptions],
+    ) -> None:
+        options.setdefault("shaping", "returns")
+        super().__init__(task, n_pairs=n_pairs, sigma=sigma, horizon=horizon, seed=seed, **options)
+
+
+ESTIMATORS: Mapping[str, type[Estimator]] = {
+    "nres": NRES,
+    "pes": PES,
+    "gpes": GPES,
+    "tes": TES,
+    "fulles": FullES,
+    "ars": ARS,
+}
+"""Estimators by the names that the command line uses."""

@@ -1,0 +1,1 @@
+"""Tuned settings, one YAML file for each algorithm, keyed by environment."""

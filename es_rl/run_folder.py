@@ -1,0 +1,347 @@
+"""The folder of one training run: what it holds, and how it is made, opened and kept consistent.
+
+    config.yaml        every option as it was resolved, and what it ran on
+    progress.csv       one line for each update
+    events.out.*       the same for TensorBoard
+    policy.npz         the policy at the last checkpoint
+    best_policy.npz    the policy with the highest evaluated mean reward
+    checkpoints/       the last few states of the whole training, mid-episode copies included
+
+Every file but the two that grow is whole or absent at any moment; those two are cut back to the
+checkpoint that a run is resumed from. Of the two, progress.csv has a line for each update; the
+events are thinned out, so that their size hardly grows beyond some megabytes.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from es_rl.checkpoint import load_checkpoint, save_checkpoint
+from es_rl.config import TrainConfig
+from es_rl.config_layers import dump_config, load_config
+from es_rl.files import DamagedFileError, write_text
+from es_rl.folder_lock import LockedFolder
+from es_rl.normalization import Normalizer
+from es_rl.options import ConfigError
+from es_rl.progress import ProgressFile, Row
+from es_rl.tasks import State
+from es_rl.trainer import Trainer
+
+__all__ = ["Best", "Checkpoint", "RunFolder", "StorageError", "default_run_dir"]
+
+_CHECKPOINT_NAME = re.compile(r"update-(\d{10})\.npz")
+
+
+class StorageError(RuntimeError):
+    """A run's folder cannot be written any more: the disk is full, or was made read-only."""
+
+
+class Best(NamedTuple):
+    """The best evaluated policy so far.
+
+    Attributes:
+        update: updates it had seen.
+        total_steps: environment steps it had seen.
+        sequential_steps: sequential steps it had seen.
+        mean: its evaluated mean reward.
+        theta: (d,) float64, its parameters.
+        normalizer: what it normalises observations with; None if it does not.
+    """
+
+    update: int
+    total_steps: int
+    sequential_steps: int
+    mean: float
+    theta: NDArray[np.float64]
+    normalizer: Normalizer | None = None
+
+
+class Checkpoint(NamedTuple):
+    """What a checkpoint holds.
+
+    Attributes:
+        path: its file.
+        update: updates made.
+        elapsed: seconds the run had taken.
+        evaluation_steps: environment steps of all evaluations.
+        row: the row of the last update; None before the first.
+        best: the best policy; None before the first evaluation.
+        state: everything that the trainer needs to go on.
+    """
+
+    path: str
+    update: int
+    elapsed: float
+    evaluation_steps: int
+    row: Row | None
+    best: Best | None
+    state: State
+
+
+def default_run_dir(config: TrainConfig, root: str = "runs") -> str:
+    """Return runs/<env>-<algo>-seed<k>-<date-time>, made unique by a number if it is taken."""
+    env = re.sub(r"[^\w.-]+", "-", config.env)
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    stem = os.path.join(root, f"{env}-{config.algo}-seed{config.seed}-{stamp}")
+    path, number = stem, 1
+    while os.path.exists(path):
+        number += 1
+        path = f"{stem}-{number}"
+    return path
+
+
+class RunFolder(LockedFolder):
+    """One run's folder, locked against a second process for as long as it is open.
+
+    Use `create` or `open`; close it, or use it in a `with` statement.
+
+    Attributes:
+        path: of the folder.
+        config: the run's config.
+        about: what config.yaml tells beside it.
+    """
+
+    def __init__(self, path: str, config: TrainConfig, about: dict[str, Any]) -> None:
+        self.path, self.config, self.about = path, config, about
+        self._take_lock(path, "--run-dir")
+
+    @staticmethod
+    def check_new(path: str) -> None:
+        """Refuse a folder that is not empty.
+
+        Raises:
+            ConfigError: says what is in the way, and the way out.
+        """
+        if os.path.isdir(path) and os.listdir(path):
+            what = "holds a run" if os.path.exists(os.path.join(path, "config.yaml")) else "is full"
+            raise ConfigError(
+                f"--run-dir {path}: {what} already; add --resume to continue a run, or name "
+                "another folder"
+            )
+        if os.path.lexists(path) and not os.path.isdir(path):
+            raise ConfigError(f"--run-dir {path}: is a file; name a folder")
+
+    @staticmethod
+    def check_run(path: str) -> None:
+        """Refuse a folder without a run.
+
+        Raises:
+            ConfigError: says so, and the way out.
+        """
+        if not os.path.isfile(os.path.join(path, "config.yaml")):
+            raise ConfigError(
+                f"--run-dir {path}: holds no run (it has no config.yaml); leave out --resume to "
+                "start one there"
+            )
+
+    @classmethod
+    def create(cls, path: str, config: TrainConfig, about: Mapping[str, Any]) -> RunFolder:
+        """Make the folder of a new run; from its first moment it has its config.
+
+        Raises:
+            ConfigError: if the folder is in use or cannot be written.
+        """
+        path = os.path.normpath(path)
+        cls.check_new(path)
+        text = dump_config(config, about)
+        try:
+            if os.path.isdir(path):
+                write_text(os.path.join(path, "config.yaml"), text)
+            else:
+                _make_folder_with(path, "config.yaml", text)
+        except OSError as error:
+            raise ConfigError(
+                f"--run-dir {path}: cannot be written ({error.strerror}); name another folder"
+            ) from None
+        return cls(path, config, dict(about))
+
+    @classmethod
+    def open(cls, path: str) -> RunFolder:
+        """Open the folder of a run that was begun.
+
+        Raises:
+            ConfigError: if there is none, it cannot be written, or a process is at work in it.
+        """
+        path = os.path.normpath(path)
+        cls.check_run(path)
+        if not os.access(path, os.W_OK):
+            raise ConfigError(f"--run-dir {path}: cannot be written; change its permissions")
+        config, about = load_config(os.path.join(path, "config.yaml"))
+        return cls(path, config, about)
+
+    @contextmanager
+    def writing(self, what: str) -> Iterator[None]:
+        """Turn the failure of writing `what` inside the block into an error for the user.
+
+        Raises:
+            StorageError: names the folder, the reason and the way out.
+        """
+        try:
+            yield
+        except OSError as error:
+            raise StorageError(
+                f"--run-dir {self.path}: {what} cannot be written ({error.strerror or error}); "
+                "make room or give access there, then go on with --resume"
+            ) from error
+
+    def file(self, name: str) -> str:
+        """Return the path of a file in the folder."""
+        return os.path.join(self.path, name)
+
+    def rewrite_config(self, config: TrainConfig, about: Mapping[str, Any]) -> None:
+        """Write config.yaml anew, for a run that goes on with other budgets."""
+        self.config, self.about = config, dict(about)
+        write_text(self.file("config.yaml"), dump_config(config, about))
+
+    def remove_leftovers(self) -> None:
+        """Remove the halves of files that were being written when a run was killed."""
+        for folder in (self.path, self.file("checkpoints")):
+            for name in os.listdir(folder) if os.path.isdir(folder) else ():
+                if name.startswith(".") and name.endswith(".tmp"):
+                    os.unlink(os.path.join(folder, name))
+
+    def remove_events(self) -> None:
+        """Remove the TensorBoard files, for a session that writes all points anew."""
+        for name in os.listdir(self.path):
+            if name.startswith("events.out.tfevents."):
+                os.unlink(self.file(name))
+
+    def checkpoints(self) -> list[str]:
+        """Return the paths of the checkpoints, oldest first."""
+        folder = self.file("checkpoints")
+        names = os.listdir(folder) if os.path.isdir(folder) else []
+        return [os.path.join(folder, n) for n in sorted(names) if _CHECKPOINT_NAME.fullmatch(n)]
+
+    def save_checkpoint(
+        self,
+        trainer: Trainer,
+        *,
+        elapsed: float,
+        evaluation_steps: int,
+        row: Row | None,
+        best: Best | None,
+        keep: int = 3,
+    ) -> str:
+        """Write a checkpoint and drop all but the newest `keep`; return its path."""
+        extra: dict[str, Any] = {
+            "elapsed": elapsed,
+            "evaluation_steps": evaluation_steps,
+            "row": None if row is None else row.line(),
+        }
+        arrays = {}
+        if best is not None:
+            told = best._asdict()
+            del told["theta"], told["normalizer"]
+            extra["best"] = told
+            arrays["best_theta"] = best.theta
+            if best.normalizer is not None:
+                arrays["best_mean"], arrays["best_scale"] = best.normalizer
+        os.makedirs(self.file("checkpoints"), exist_ok=True)
+        path = os.path.join(self.file("checkpoints"), f"update-{trainer.updates:010d}.npz")
+        save_checkpoint(path, trainer, extra, arrays)
+        for old in self.checkpoints()[:-keep]:
+            os.unlink(old)
+        return path
+
+    def latest_checkpoint(
+        self, note: Callable[[str], None] = lambda text: None
+    ) -> Checkpoint | None:
+        """Return the newest checkpoint that is whole; None if the run was stopped before its first.
+
+        Newer ones that are damaged are put aside under another name.
+
+        Args:
+            note: told of each that is put aside.
+
+        Raises:
+            ConfigError: if there are checkpoints and none is whole, or the newest whole one is of
+                another version.
+        """
+        paths = self.checkpoints()
+        for path in reversed(paths):
+            try:
+                extra, state = load_checkpoint(path)
+            except DamagedFileError as error:
+                with self.writing("checkpoints"):
+                    os.replace(path, f"{path}.damaged")
+                note(f"{error}; it is now {path}.damaged, and the checkpoint before it is used")
+            except ValueError as error:
+                raise ConfigError(f"--resume: {error}") from None
+            else:
+                return _checkpoint(path, extra, state)
+        if paths:
+            raise ConfigError(
+                f"--resume: no checkpoint in {self.path} is whole; start the run anew in another "
+                "folder"
+            )
+        return None
+
+    def rows_before(self, update: int) -> list[Row]:
+        """Return the rows of the updates 1 to `update` - 1.
+
+        Raises:
+            ConfigError: if progress.csv does not have them.
+        """
+        if update <= 1:
+            return []
+        path = self.file("progress.csv")
+        try:
+            rows = ProgressFile.read(path)[: update - 1]
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"--resume: {error}; the run cannot go on without it") from None
+        if [row.update for row in rows] != list(range(1, update)):
+            raise ConfigError(
+                f"--resume: {path} does not hold the updates 1 to {update - 1} that the last "
+                "checkpoint stands on; it was changed"
+            )
+        return rows
+
+
+def _checkpoint(path: str, extra: dict[str, Any], state: State) -> Checkpoint:
+    """Return what the file at `path` holds, in its parts."""
+    try:
+        best = None
+        if "best" in extra:
+            told = {**extra["best"], "theta": state.pop("best_theta")}
+            if "best_mean" in state:
+                told["normalizer"] = Normalizer(state.pop("best_mean"), state.pop("best_scale"))
+            best = Best(**told)
+        return Checkpoint(
+            path=path,
+            update=int(state["counters"][0]),
+            elapsed=float(extra["elapsed"]),
+            evaluation_steps=int(extra["evaluation_steps"]),
+            row=None if extra["row"] is None else Row.from_line(extra["row"]),
+            best=best,
+            state=state,
+        )
+    except (AttributeError, KeyError, IndexError, TypeError, ValueError, OverflowError) as error:
+        raise ConfigError(
+            f"--resume: {path}: is no checkpoint of a run ({type(error).__name__}: {error})"
+        ) from error
+
+
+def _make_folder_with(path: str, name: str, text: str) -> None:
+    """Make the folder `path` with one file in it, both at once.
+
+    A run that is killed in here leaves no folder without a config, which could not be resumed.
+    """
+    parent, last = os.path.split(os.path.abspath(path))
+    os.makedirs(parent, exist_ok=True)
+    scratch = os.path.join(parent, f".{last}.{os.getpid()}.tmp")
+    os.mkdir(scratch)
+    try:
+        write_text(os.path.join(scratch, name), text)
+        os.rename(scratch, path)
+    except BaseException:
+        shutil.rmtree(scratch)
+        raise

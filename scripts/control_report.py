@@ -1,0 +1,179 @@
+"""Tables and learning curves of the control benchmark's runs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from results import table
+
+from es_rl.comparison import interquartile_mean
+from es_rl.curves import Curve, Group
+from es_rl.plotting import draw, make_panels, save_figure
+
+__all__ = ["Result", "pictures", "tables"]
+
+_SHARES = (0.2, 0.5, 1.0)  # of the task's budget, at which rewards are told
+_LOGARITHMIC_FROM = 5  # times the shortest run's steps in the longest: short ones stay readable
+
+
+class Result(NamedTuple):
+    """The judgements of one run, each (n,) float64, in the order of time.
+
+    Attributes:
+        task: environment.
+        method: as the benchmark names it.
+        seed: of the run.
+        total: total steps.
+        sequential: sequential steps.
+        seconds: of training.
+        reward: mean reward.
+    """
+
+    task: str
+    method: str
+    seed: int
+    total: NDArray[np.float64]
+    sequential: NDArray[np.float64]
+    seconds: NDArray[np.float64]
+    reward: NDArray[np.float64]
+
+
+def reward_at(result: Result, total_steps: float) -> float | None:
+    """Return the last judgement at or before `total_steps`; None if the run is shorter than that.
+
+    A run counts as that long from the last judgement but one's distance before its end on.
+    """
+    spacing = result.total[-1] - result.total[-2] if result.total.size > 1 else 0.0
+    if result.total[-1] + 0.5 * spacing < total_steps:
+        return None
+    there = np.flatnonzero(result.total <= total_steps + 0.5 * spacing)
+    return float(result.reward[there[-1]]) if there.size else None
+
+
+def first_at(result: Result, threshold: float, axis: str) -> float:
+    """Return where along `axis` a judgement first is at or above `threshold`; infinite if none."""
+    there = np.flatnonzero(result.reward >= threshold)
+    return float(getattr(result, axis)[there[0]]) if there.size else float("inf")
+
+
+def tables(results: Sequence[Result], tasks: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the Markdown of all tasks: rewards at budgets, then steps and time to thresholds."""
+    parts = []
+    for task, about in tasks.items():
+        rows = [r for r in results if r.task == task]
+        if not rows:
+            continue
+        methods = sorted({r.method for r in rows}, key=lambda m: (m.startswith("sb3"), m))
+        groups = {m: [r for r in rows if r.method == m] for m in methods}
+        parts.append(f"## {task}")
+        parts.append(_rewards(groups, about["budget"]))
+        parts.append(_reached(groups, about["thresholds"]))
+        if "published" in about:
+            parts.append(_published(about["published"]))
+    return "\n\n".join(parts)
+
+
+def _rewards(groups: Mapping[str, Sequence[Result]], budget: int) -> str:
+    rows = []
+    for method, runs in groups.items():
+        row: dict[str, Any] = {"method": method, "seeds": len(runs)}
+        for share in _SHARES:
+            values = [reward_at(run, share * budget) for run in runs]
+            there = [value for value in values if value is not None]
+            row[f"{share * budget:,.0f} steps"] = (
+                _interval(there) if len(there) == len(runs) else "–"
+            )
+        row["end of its runs"] = (
+            f"{_interval([float(run.reward[-1]) for run in runs])} "
+            f"at {np.median([run.total[-1] for run in runs]):,.0f}"
+        )
+        rows.append(row)
+    return "Interquartile mean reward over seeds [95% bootstrap interval]:\n\n" + table(rows)
+
+
+def _interval(values: Sequence[float]) -> str:
+    middle, low, high = interquartile_mean(values)
+    if low is None:
+        return f"{middle:,.0f}" if abs(middle) >= 100 else f"{middle:.2f}"
+    form = "{:,.0f}" if max(abs(low), abs(high or 0.0)) >= 100 else "{:.2f}"
+    return f"{form.format(middle)} [{form.format(low)} to {form.format(high)}]"
+
+
+def _reached(groups: Mapping[str, Sequence[Result]], thresholds: Sequence[float]) -> str:
+    rows = []
+    for method, runs in groups.items():
+        for threshold in thresholds:
+            totals = [first_at(run, threshold, "total") for run in runs]
+            n_there = int(np.isfinite(totals).sum())
+            if not n_there:
+                continue
+            rows.append(
+                {
+                    "method": method,
+                    "reward": f"{threshold:g}",
+                    "reached by": f"{n_there}/{len(runs)}",
+                    "total steps": _median(totals, "{:,.0f}"),
+                    "sequential steps": _median(
+                        [first_at(run, threshold, "sequential") for run in runs], "{:,.0f}"
+                    ),
+                    "seconds": _median(
+                        [first_at(run, threshold, "seconds") for run in runs], "{:.1f}"
+                    ),
+                }
+            )
+    if not rows:
+        return f"None of {', '.join(f'{t:g}' for t in thresholds)} was reached by any run."
+    head = (
+        "Median over seeds until an evaluation reaches a reward (– where half the seeds never did):"
+    )
+    return head + "\n\n" + table(rows)
+
+
+def _median(values: Sequence[float], form: str) -> str:
+    middle = float(np.median(values))
+    return form.format(middle) if np.isfinite(middle) else "–"
+
+
+def _published(published: Mapping[str, Any]) -> str:
+    parts = []
+    if "zoo" in published:
+        figures = ", ".join(f"{name} {text}" for name, text in published["zoo"].items())
+        parts.append(f"RL Zoo (one run each, -v3): {figures}")
+    if "ars" in published:
+        parts.append(f"ARS paper: {published['ars']}")
+    return "Published, not run here: " + "; ".join(parts) + "."
+
+
+def pictures(
+    results: Sequence[Result], tasks: Mapping[str, Mapping[str, Any]], folder: str
+) -> list[str]:
+    """Draw a picture for each task, reward over total, sequential steps and time.
+
+    Returns:
+        the files written.
+    """
+    os.makedirs(folder, exist_ok=True)
+    written = []
+    for task, about in tasks.items():
+        rows = [r for r in results if r.task == task]
+        methods = sorted({r.method for r in rows}, key=lambda m: (m.startswith("sb3"), m))
+        groups = [Group(m, task, [_curve(r) for r in rows if r.method == m]) for m in methods]
+        if not groups:
+            continue
+        panels, _ = make_panels(
+            groups, ("total", "sequential", "time"), {task: about["thresholds"]}
+        )
+        path = os.path.join(folder, f"{task}.png")
+        ends = [r.total[-1] for r in rows]
+        save_figure(draw(panels, log_x=max(ends) > _LOGARITHMIC_FROM * min(ends)), path)
+        written.append(path)
+    return written
+
+
+def _curve(result: Result) -> Curve:
+    x = {"total": result.total, "sequential": result.sequential, "time": result.seconds}
+    return Curve("", result.task, result.method, result.seed, {}, x, result.reward)

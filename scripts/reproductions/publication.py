@@ -1,0 +1,58 @@
+"""Puts pictures, verdicts and tables into the documentation, between the markers of its pages."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+
+from es_rl.files import write_text
+from reproductions.report import Report, verdict_table
+
+__all__ = ["publish"]
+
+
+def publish(docs: str, report: Report) -> str:
+    """Copy a figure's pictures to the documentation and renew its tables there.
+
+    The page is the one of DOCS/reproductions with the line `<!-- verdicts: FIGURE -->`. What stands
+    between that and the next `<!-- end -->` becomes the table of verdicts, and what stands after
+    `<!-- table: FIGURE/NAME -->` the table NAME. Pictures go to DOCS/images/reproductions.
+
+    Returns:
+        the page's path.
+
+    Raises:
+        ValueError: if no page has the marker.
+    """
+    pages = os.path.join(docs, "reproductions")
+    images = os.path.join(docs, "images", "reproductions")
+    marker = f"verdicts: {report.figure}"
+    for name in sorted(os.listdir(pages)):
+        page = os.path.join(pages, name)
+        if not name.endswith(".md"):
+            continue
+        with open(page, encoding="utf-8") as stream:
+            text = stream.read()
+        if f"<!-- {marker} -->" not in text:
+            continue
+        text = _renewed(text, marker, verdict_table(report.verdicts()))
+        for table, content in report.tables.items():
+            text = _renewed(text, f"table: {report.figure}/{table}", content)
+        os.makedirs(images, exist_ok=True)
+        for picture in report.pictures:
+            shutil.copyfile(picture, os.path.join(images, os.path.basename(picture)))
+        write_text(page, text)
+        return page
+    raise ValueError(
+        f"--publish: no page of {pages} has the lines <!-- {marker} --> and <!-- end -->; add them"
+    )
+
+
+def _renewed(text: str, marker: str, content: str) -> str:
+    """Return `text` with `content` between the marker, if it is there, and the end."""
+    begin = f"<!-- {marker} -->\n"
+    found = re.search(re.escape(begin) + r".*?(?=<!-- end -->)", text, re.DOTALL)
+    if found is None:
+        return text
+    return f"{text[: found.start()]}{begin}\n{content}\n\n{text[found.end() :]}"

@@ -1,0 +1,168 @@
+"""The control benchmark's judging, tables and its going on after an interruption."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+from es_rl.config_layers import preset_entries
+
+SCRIPTS = Path(__file__).parent.parent / "scripts"
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Import a program of scripts/ by name, as it is imported when it is run."""
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+
+    def load(name: str) -> ModuleType:
+        return importlib.import_module(name)
+
+    yield load
+    for name in ("benchmark_control", "control_report", "control_runs", "results"):
+        sys.modules.pop(name, None)
+
+
+def make_result(report: ModuleType, **given: Any) -> Any:
+    values = {
+        "task": "T", "method": "nres", "seed": 0, "total": [100, 200, 300],
+        "sequential": [10, 20, 30], "seconds": [1, 2, 3], "reward": [5.0, 50.0, 20.0],
+    } | given  # fmt: skip
+    for name in ("total", "sequential", "seconds", "reward"):
+        values[name] = np.array(values[name], np.float64)
+    return report.Result(**values)
+
+
+def test_judgements_are_due_once_in_each_share_of_the_budget(script: Any) -> None:
+    run = script("control_runs").Run(budget=1000, n_judgements=4)
+    due = []
+    for steps in range(100, 1201, 100):
+        if run.is_due(steps):
+            run.add(steps, steps // 10, float(steps))
+            due.append(steps)
+    assert due == [300, 500, 800, 1000]
+    assert run.as_dict()["reward"] == [300.0, 500.0, 800.0, 1000.0]
+    assert run.as_dict()["sequential_steps"] == [30, 50, 80, 100]
+
+
+def test_evaluation_is_not_on_the_clock(script: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = script("stopwatch")
+    now = [0.0]
+    monkeypatch.setattr(clock.time, "perf_counter", lambda: now[0])
+    watch = clock.Stopwatch()
+    now[0] = 2.0
+    watch.pause()
+    now[0] = 50.0
+    watch.go()
+    now[0] = 51.0
+    watch.pause()
+    assert watch.elapsed == 3.0
+
+
+def test_a_threshold_is_reached_at_the_first_evaluation_there(script: Any) -> None:
+    report = script("control_report")
+    result = make_result(report)
+    assert report.first_at(result, 50.0, "total") == 200.0
+    assert report.first_at(result, 20.0, "sequential") == 20.0
+    assert report.first_at(result, 50.1, "seconds") == float("inf")
+
+
+def test_the_reward_at_a_budget_is_the_nearest_evaluation_and_none_beyond_the_run(
+    script: Any,
+) -> None:
+    report = script("control_report")
+    result = make_result(report)
+    assert report.reward_at(result, 200.0) == 50.0
+    assert report.reward_at(result, 260.0) == 20.0
+    assert report.reward_at(result, 340.0) == 20.0
+    assert report.reward_at(result, 360.0) is None
+    assert report.reward_at(result, 40.0) is None
+
+
+def test_the_median_time_to_a_threshold_counts_those_that_never_reached_it(script: Any) -> None:
+    report = script("control_report")
+    about = {"budget": 300, "thresholds": [50.0, 40.0]}
+    three = [
+        make_result(report, seed=0),
+        make_result(report, seed=1, reward=[1.0, 2.0, 45.0]),
+        make_result(report, seed=2, reward=[1.0, 2.0, 3.0]),
+    ]
+    text = report.tables(three, {"T": about})
+    assert "| nres | 50 | 1/3 | – | – | – |" in text
+    assert "| nres | 40 | 2/3 | 300 | 30 | 3.0 |" in text
+
+
+def test_published_figures_are_marked_as_such(script: Any) -> None:
+    report = script("control_report")
+    about = {"budget": 300, "thresholds": [50.0], "published": {"zoo": {"ppo": "282 ± 10 in 1M"}}}
+    text = report.tables([make_result(report)], {"T": about})
+    assert "Published, not run here: RL Zoo (one run each, -v3): ppo 282 ± 10 in 1M." in text
+
+
+def test_a_run_that_is_there_is_not_run_again(
+    script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    benchmark = script("benchmark_control")
+    trained: list[tuple[str, int]] = []
+    runs = script("control_runs")
+
+    def train(env_id: str, options: Any, seed: int, budget: int, n_judgements: int) -> Any:
+        trained.append((options["algo"], seed))
+        if len(trained) == 3 and not (tmp_path / "again").exists():
+            raise KeyboardInterrupt
+        run = runs.Run(budget, n_judgements)
+        run.add(budget, 10, 7.0)
+        return run
+
+    monkeypatch.setattr(benchmark, "run_ours", train)
+    arguments = ["benchmark_control.py", "--out", str(tmp_path / "runs"), "--tasks", "Swimmer-v4",
+                 "--methods", "nres,fulles", "--seeds", "2"]  # fmt: skip
+    monkeypatch.setattr(sys, "argv", arguments)
+    with pytest.raises(KeyboardInterrupt):
+        benchmark.main()
+    assert trained == [("nres", 0), ("fulles", 0), ("nres", 1)]
+    (tmp_path / "again").touch()
+    benchmark.main()
+    assert trained[3:] == [("nres", 1), ("fulles", 1)]
+    assert "| nres | 2 |" in capsys.readouterr().out
+    stored = json.loads((tmp_path / "runs/Swimmer-v4/nres-seed1.json").read_text())
+    assert stored["reward"] == [7.0]
+    assert stored["options"] == {"algo": "nres"}
+
+
+def test_a_peer_runs_with_its_own_budget_and_ours_with_the_tasks(
+    script: Any, tmp_path: Path
+) -> None:
+    benchmark = script("benchmark_control")
+    tasks = {"T": {"budget": 1000, "peer_budgets": {"sac": 50}}}
+    plans = benchmark.make_plans(tmp_path, tasks, ["nres", "sb3-sac"], [0, 1], None)
+    assert [(p.method, p.seed, p.budget) for p in plans] == [
+        ("nres", 0, 1000), ("sb3-sac", 0, 50), ("nres", 1, 1000), ("sb3-sac", 1, 50),
+    ]  # fmt: skip
+    assert [p.budget for p in benchmark.make_plans(tmp_path, tasks, ["nres"], [0], 10)] == [10]
+
+
+@pytest.mark.parametrize("name", ["sb3-td3", "nres-cnn", "es"])
+def test_an_unknown_method_is_refused_by_name(script: Any, name: str) -> None:
+    with pytest.raises(SystemExit, match=f"--methods {name}: no such method"):
+        script("benchmark_control").methods_of([name])
+
+
+def test_every_task_is_an_environment_with_a_preset_and_settings_for_every_peer(
+    script: Any,
+) -> None:
+    entries = preset_entries("nres")
+    for task, about in script("benchmark_control").load_tasks().items():
+        assert task in gym.registry
+        assert task in entries
+        assert about["thresholds"] == sorted(about["thresholds"])
+        assert set(about["peer_budgets"]) == {"ars", "ppo", "sac"} <= set(about)
+        assert all(steps <= about["budget"] for steps in about["peer_budgets"].values())

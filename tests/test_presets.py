@@ -1,0 +1,74 @@
+"""The presets that come with the library."""
+
+from __future__ import annotations
+
+import gymnasium as gym
+import pytest
+
+from es_rl.config_layers import preset_entries, resolve
+from es_rl.options import ALGORITHMS, BUDGETS, ConfigError
+
+
+def entries() -> list[tuple[str, str]]:
+    return [(algo, entry) for algo in ALGORITHMS for entry in preset_entries(algo)]
+
+
+@pytest.mark.parametrize(("algo", "entry"), entries())
+def test_every_entry_makes_a_config_that_ends(algo: str, entry: str) -> None:
+    env = "Swimmer-v4" if entry not in gym.registry else entry
+    config = resolve({"env": env, "algo": algo}, preset=entry).config
+    assert any(getattr(config, name) is not None for name in BUDGETS)
+    config.with_horizon(gym.registry[env].max_episode_steps)
+
+
+@pytest.mark.parametrize("algo", ALGORITHMS)
+def test_every_algorithm_has_the_same_entries(algo: str) -> None:
+    others = list(preset_entries("nres"))
+    if algo == "ars":  # not among what the NRES paper ran
+        others = [entry for entry in others if not entry.startswith("paper-")]
+    assert list(preset_entries(algo)) == others
+    assert "default" in preset_entries(algo)
+
+
+@pytest.mark.parametrize("algo", ALGORITHMS)
+def test_an_environment_without_an_entry_takes_the_default(algo: str) -> None:
+    resolved = resolve({"env": "Nowhere-v0", "algo": algo})
+    assert resolved.preset == f"{algo}.yaml: default"
+
+
+def test_entries_are_environments_default_or_papers() -> None:
+    for _, entry in entries():
+        env = entry.removeprefix("paper-").removeprefix("mlp-")
+        assert entry == "default" or env in gym.registry
+
+
+@pytest.mark.parametrize("algo", ALGORITHMS)
+def test_an_mlp_takes_the_entry_that_was_tuned_for_it(algo: str) -> None:
+    for entry, values in preset_entries(algo).items():
+        assert entry.startswith("mlp-") <= (values.get("policy") == "mlp")
+    chosen = {"env": "HalfCheetah-v4", "algo": algo}
+    assert resolve(chosen).preset == f"{algo}.yaml: HalfCheetah-v4"
+    mlp = resolve({**chosen, "policy": "mlp"})
+    assert mlp.preset == f"{algo}.yaml: mlp-HalfCheetah-v4"
+    assert mlp.config.hidden == preset_entries(algo)["mlp-HalfCheetah-v4"]["hidden"]
+    linear = resolve({**chosen, "policy": "linear"})
+    assert linear.preset == f"{algo}.yaml: HalfCheetah-v4"
+    assert resolve({**chosen, "policy": "mlp"}, preset="default").preset == f"{algo}.yaml: default"
+
+
+def test_a_mistyped_preset_gets_the_nearest_names() -> None:
+    with pytest.raises(ConfigError, match=r"--preset Swimer-v4: .* did you mean Swimmer-v4"):
+        resolve({"env": "Swimmer-v4", "algo": "nres"}, preset="Swimer-v4")
+
+
+def test_a_preset_file_must_know_the_environment(tmp_path: pytest.TempPathFactory) -> None:
+    file = f"{tmp_path}/p.yaml"
+    with open(file, "w") as stream:
+        stream.write("Hopper-v5: {sigma: 0.2}\n")
+    with pytest.raises(ConfigError, match="has no entry Swimmer-v4 and no entry default; it has H"):
+        resolve({"env": "Swimmer-v4", "algo": "nres"}, preset=file)
+    assert resolve({"env": "Hopper-v5", "algo": "nres"}, preset=file).config.sigma == 0.2
+    with open(file, "w") as stream:
+        stream.write("default: {seed: 3}\n")
+    with pytest.raises(ConfigError, match="seed: is no setting of a preset"):
+        resolve({"env": "Hopper-v5", "algo": "nres"}, preset=file)
