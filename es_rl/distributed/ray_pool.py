@@ -8,8 +8,9 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Collection, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from es_rl.distributed.holder import ShareHolder
 from es_rl.distributed.pool import Answer, Failure, Loss, Outcome
@@ -25,10 +26,17 @@ _LOGGER = logging.getLogger(__name__)
 _OBJECT_STORE_BYTES = 256 * 2**20
 _LONGEST_WAIT = 3600.0
 _STARTS = 3
+_ROOM_SECONDS = 60.0  # far more than a process takes to start
 
 
 class RayUnavailableError(RuntimeError):
     """Ray is not installed, or no cluster answers at the given address."""
+
+
+class _Call(NamedTuple):
+    answer: Any  # what Ray will have the answer under
+    method: str
+    arguments: tuple[Any, ...]
 
 
 class RayPool:
@@ -57,8 +65,9 @@ class RayPool:
         self._owns_ray = not self._ray.is_initialized()
         self._actor_class: Any = self._ray.remote(ShareHolder)
         self._actors: dict[int, Any] = {}
-        self._calls: dict[int, Any] = {}
-        self._started: dict[int, int] = {}
+        self._calls: dict[int, _Call] = {}
+        self._started: set[int] = set()
+        self._room_until: dict[int, float] = {}  # of workers that may be waiting for processors
         self._free: float | None = None  # processors, as far as is known here
         if not self._owns_ray:
             return
@@ -125,27 +134,38 @@ class RayPool:
     def start(self, worker: int) -> None:
         """Start a worker, after ending whatever is left of an earlier one of that number."""
         self._end(worker)
-        number = self._started[worker] = self._started.get(worker, -1) + 1
         # a worker reserves its processors, but rather shares those of others than wait for them:
         # a machine may be gone for good. What Ray says is free lags behind what was just taken
-        if number > 0 or self._free is None:
+        if worker in self._started or self._free is None:
             self._free = self._free_cpus()
-        crowds_in = self._free < self._n_threads
-        if not crowds_in:
-            self._free -= self._n_threads
+        self._started.add(worker)
+        if self._free < self._n_threads:
+            self._place(worker, 0)
+            return
+        self._free -= self._n_threads
+        self._place(worker, self._n_threads)
+        # and it lags behind the loss of a machine, whose processors may be the free ones
+        self._room_until[worker] = time.monotonic() + _ROOM_SECONDS
+
+    def _place(self, worker: int, n_cpus: int) -> None:
         self._actors[worker] = self._actor_class.options(
-            num_cpus=0 if crowds_in else self._n_threads,
-            scheduling_strategy="SPREAD",
-            max_restarts=0,
-            max_task_retries=0,
+            num_cpus=n_cpus, scheduling_strategy="SPREAD", max_restarts=0, max_task_retries=0
         ).remote()
+
+    def _crowd_in(self, worker: int) -> None:
+        """Start a worker anew that found no room, without a reservation, and repeat its call."""
+        call = self._calls[worker]
+        self._end(worker)
+        self._place(worker, 0)
+        self.submit(worker, call.method, *call.arguments)
 
     def _free_cpus(self) -> float:
         return float(self._ray.available_resources().get("CPU", 0.0))
 
     def submit(self, worker: int, method: str, *arguments: Any) -> None:
         """Let a worker call a method of its `ShareHolder`; does not wait."""
-        self._calls[worker] = getattr(self._actors[worker], method).remote(*arguments)
+        answer = getattr(self._actors[worker], method).remote(*arguments)
+        self._calls[worker] = _Call(answer, method, arguments)
 
     def share(self, value: Any) -> Any:
         """Put `value` where every machine fetches it from once."""
@@ -153,20 +173,31 @@ class RayPool:
 
     def wait(self, workers: Collection[int], timeout: float) -> dict[int, Outcome]:
         """Return the outcomes that are there, after waiting for one at most `timeout` seconds."""
-        calls = {self._calls[worker]: worker for worker in workers}
-        ready, _ = self._ray.wait(
-            list(calls), num_returns=1, timeout=min(timeout, _LONGEST_WAIT), fetch_local=True
-        )
+        end = time.monotonic() + min(timeout, _LONGEST_WAIT)
+        while True:
+            calls = {self._calls[worker].answer: worker for worker in workers}
+            room = {w: until for w, until in self._room_until.items() if w in workers}
+            patience = max(0.0, min([end, *room.values()]) - time.monotonic())
+            ready, _ = self._ray.wait(
+                list(calls), num_returns=1, timeout=patience, fetch_local=True
+            )
+            now = time.monotonic()
+            if ready or now >= end:
+                break
+            for worker, until in room.items():
+                if until <= now:
+                    self._crowd_in(worker)
         if ready:
             # and whatever else is there by now
             ready, _ = self._ray.wait(list(calls), num_returns=len(calls), timeout=0)
-        return {calls[call]: self._outcome(calls[call], call) for call in ready}
+        return {calls[answer]: self._outcome(calls[answer], answer) for answer in ready}
 
-    def _outcome(self, worker: int, call: Any) -> Outcome:
+    def _outcome(self, worker: int, answer: Any) -> Outcome:
+        self._room_until.pop(worker, None)
         del self._calls[worker]
         errors = self._ray.exceptions
         try:
-            value = self._ray.get(call)
+            value = self._ray.get(answer)
         except errors.RayTaskError as error:
             cause = error.cause
             if isinstance(cause, errors.RaySystemError):
@@ -195,6 +226,7 @@ class RayPool:
 
     def _end(self, worker: int) -> None:
         self._calls.pop(worker, None)
+        self._room_until.pop(worker, None)
         actor = self._actors.pop(worker, None)
         if actor is not None:
             self._ray.kill(actor, no_restart=True)
