@@ -60,27 +60,46 @@ def _round(a, b, c, d, k0, k1):  # type: ignore[no-untyped-def]
     )
 
 
-@numba.njit(error_model="numpy", nogil=True, cache=True)
-def philox(first, b0, c0, d0, key0, key1, words):  # type: ignore[no-untyped-def]
-    """Fill `words` (4, n) uint32 with the outputs for counters (first + i, b0, c0, d0)."""
+@numba.njit(error_model="numpy")
+def _key_schedule(key0, key1):  # type: ignore[no-untyped-def]
     keys = np.empty(20, np.uint32)
     for i in range(10):
         keys[2 * i] = key0
         keys[2 * i + 1] = key1
         key0 = _u4(key0 + _u4(0x9E3779B9))
         key1 = _u4(key1 + _u4(0xBB67AE85))
+    return keys
+
+
+@numba.njit(error_model="numpy", inline="always")
+def _ten_rounds(a, b, c, d, keys):  # type: ignore[no-untyped-def]
+    # written out: a loop over the rounds would keep the compiler from vectorising the caller's
+    a, b, c, d = _round(a, b, c, d, keys[0], keys[1])
+    a, b, c, d = _round(a, b, c, d, keys[2], keys[3])
+    a, b, c, d = _round(a, b, c, d, keys[4], keys[5])
+    a, b, c, d = _round(a, b, c, d, keys[6], keys[7])
+    a, b, c, d = _round(a, b, c, d, keys[8], keys[9])
+    a, b, c, d = _round(a, b, c, d, keys[10], keys[11])
+    a, b, c, d = _round(a, b, c, d, keys[12], keys[13])
+    a, b, c, d = _round(a, b, c, d, keys[14], keys[15])
+    a, b, c, d = _round(a, b, c, d, keys[16], keys[17])
+    return _round(a, b, c, d, keys[18], keys[19])
+
+
+@numba.njit(error_model="numpy", nogil=True, cache=True)
+def philox(first, b0, c0, d0, key0, key1, words):  # type: ignore[no-untyped-def]
+    """Fill `words` (4, n) uint32 with the outputs for counters (first + i, b0, c0, d0)."""
+    keys = _key_schedule(key0, key1)
     for i in range(words.shape[1]):
-        a, b, c, d = _u4(first + _u4(i)), b0, c0, d0
-        a, b, c, d = _round(a, b, c, d, keys[0], keys[1])
-        a, b, c, d = _round(a, b, c, d, keys[2], keys[3])
-        a, b, c, d = _round(a, b, c, d, keys[4], keys[5])
-        a, b, c, d = _round(a, b, c, d, keys[6], keys[7])
-        a, b, c, d = _round(a, b, c, d, keys[8], keys[9])
-        a, b, c, d = _round(a, b, c, d, keys[10], keys[11])
-        a, b, c, d = _round(a, b, c, d, keys[12], keys[13])
-        a, b, c, d = _round(a, b, c, d, keys[14], keys[15])
-        a, b, c, d = _round(a, b, c, d, keys[16], keys[17])
-        a, b, c, d = _round(a, b, c, d, keys[18], keys[19])
+        a, b, c, d = _ten_rounds(_u4(first + _u4(i)), b0, c0, d0, keys)
+        words[0, i], words[1, i], words[2, i], words[3, i] = a, b, c, d
+
+
+@numba.njit(error_model="numpy")
+def _philox_each(keys, block, segment, episode, pair, words):  # type: ignore[no-untyped-def]
+    """Fill `words` (4, n) uint32 with the outputs for counters that are (n,) uint32 each."""
+    for i in range(words.shape[1]):
+        a, b, c, d = _ten_rounds(block[i], segment[i], episode[i], pair[i], keys)
         words[0, i], words[1, i], words[2, i], words[3, i] = a, b, c, d
 
 
@@ -91,14 +110,27 @@ def _unit(high, low):  # type: ignore[no-untyped-def]
     return _u8(bits).view(np.float64)
 
 
+@numba.njit(error_model="numpy", inline="always")
+def _variates(a, b, c, d, sigma):  # type: ignore[no-untyped-def]
+    radius = sigma * np.sqrt(-2.0 * log(2.0 - _unit(a, b)))
+    sine, cosine = sincos_turns(_unit(c, d) - 1.0)
+    return radius * cosine, radius * sine
+
+
 @numba.njit(error_model="numpy", nogil=True, cache=True)
 def box_muller(words, sigma, first, second):  # type: ignore[no-untyped-def]
     """Turn words (4, n) uint32 into 2n normal variates of deviation σ: `first`, `second` (n,)."""
     for i in range(first.size):
-        radius = sigma * np.sqrt(-2.0 * log(2.0 - _unit(words[0, i], words[1, i])))
-        sine, cosine = sincos_turns(_unit(words[2, i], words[3, i]) - 1.0)
-        first[i] = radius * cosine
-        second[i] = radius * sine
+        first[i], second[i] = _variates(words[0, i], words[1, i], words[2, i], words[3, i], sigma)
+
+
+@numba.njit(error_model="numpy")
+def _box_muller_each(words, first, second):  # type: ignore[no-untyped-def]
+    """Do the same, with the deviations (n,) in `first`."""
+    for i in range(first.size):
+        first[i], second[i] = _variates(
+            words[0, i], words[1, i], words[2, i], words[3, i], first[i]
+        )
 
 
 @numba.njit(error_model="numpy", nogil=True)
@@ -148,6 +180,44 @@ def _draw(  # type: ignore[no-untyped-def]
             second,
         )  # fmt: skip
         add_noise(accumulated, pair, segment, row)
+
+
+@numba.njit(error_model="numpy", nogil=True, cache=True)
+def _draw_short(  # type: ignore[no-untyped-def]
+    start, stop, seed, first_pair, pairs, episodes, segments, sigmas, epsilon, accumulated,
+    sources=_SOURCES,
+):  # fmt: skip
+    """Do what `_draw` does for rows of few blocks: many at a time, as one row fills no vector."""
+    keys = _key_schedule(_u4(seed), _u4(seed >> _u8(32)))
+    length = epsilon.shape[1]
+    blocks = (length + 1) // 2
+    at_a_time = NOISE_CHUNK // blocks
+    most = at_a_time * blocks
+    words, counters = np.empty((4, most), np.uint32), np.empty((4, most), np.uint32)
+    first, second = np.empty(most), np.empty(most)
+    for i in range(most):
+        counters[0, i] = i % blocks
+    for begin in range(start, stop, at_a_time):
+        end = min(begin + at_a_time, stop)
+        for item in range(begin, end):
+            place = (item - begin) * blocks
+            for i in range(blocks):
+                counters[1, place + i] = segments[item]
+                counters[2, place + i] = episodes[item]
+                counters[3, place + i] = first_pair + pairs[item]
+                first[place + i] = sigmas[item]
+        n = (end - begin) * blocks
+        _philox_each(keys, counters[0], counters[1], counters[2], counters[3], words[:, :n])
+        _box_muller_each(words, first[:n], second[:n])
+        for item in range(begin, end):
+            place = (item - begin) * blocks
+            row = epsilon[pairs[item]]
+            for i in range(length // 2):
+                row[2 * i] = first[place + i]
+                row[2 * i + 1] = second[place + i]
+            if length % 2:
+                row[length - 1] = first[place + blocks - 1]
+            add_noise(accumulated, pairs[item], segments[item], row)
 
 
 @numba.njit(error_model="numpy", nogil=True, cache=True)
@@ -237,8 +307,9 @@ def draw_noise(
     """
     sums = np.empty((0, 0)) if accumulated is None else accumulated
     sigmas = np.array(np.broadcast_to(np.asarray(sigma, np.float64), pairs.shape))
+    kernel = _draw_short if epsilon.shape[1] <= NOISE_CHUNK else _draw
     split_over_threads(
-        _draw, pairs.size, pairs.size * epsilon.shape[1] * 4, n_threads,
+        kernel, pairs.size, pairs.size * epsilon.shape[1] * 4, n_threads,
         _u8(seed), first_pair, pairs, episodes, segments, sigmas, epsilon, sums,
     )  # fmt: skip
 

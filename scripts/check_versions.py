@@ -32,6 +32,7 @@ NEEDS = {
 }
 """What a test file has in it that needs a package beyond those of the core."""
 BESIDES = ("pytest", "hypothesis")
+LEFT_BEHIND = (".git", "*.egg-info", ".venv", "build", "dist", "runs")
 
 
 def requirements() -> list[str]:
@@ -84,7 +85,7 @@ def main() -> None:
         run(python, "-m", "pip", "install", "-q", "-U", "pip")
         run(python, "-m", "pip", "install", "-q", *wanted, *BESIDES, *args.extra)
         # built from a copy: a build leaves its traces beside the sources
-        shutil.copytree(ROOT, work / "source", ignore=shutil.ignore_patterns(".git", "*.egg-info"))
+        shutil.copytree(ROOT, work / "source", ignore=shutil.ignore_patterns(*LEFT_BEHIND))
         run(sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", work, work / "source")
         (wheel,) = work.glob("*.whl")
         run(python, "-m", "pip", "install", "-q", "--no-deps", "--force-reinstall", wheel)

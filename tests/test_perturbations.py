@@ -60,9 +60,10 @@ def test_philox_gives_its_known_answers(counter, key, answer):
     assert twin[:, 0].tolist() == answer
 
 
-@pytest.mark.parametrize("length", [1, 2, 3, 16, 1023, 1024, 1025, 2050])
+@pytest.mark.parametrize("length", [1, 2, 3, 16, 511, 512, 513, 1023, 1024, 1025, 2050])
 def test_noise_is_that_of_its_numpy_twin_in_every_bit(length):
-    # lengths around the kernel's own chunk of 1024 variates, odd ones and one alone
+    # lengths around the kernel's own chunk of 1024 variates, and around the half of it up to which
+    # rows are drawn together; odd ones and one alone
     where = [(0, 0, 0), (1, 5, 2), (7, 2**32 - 1, 3), (300, 12, 2**31)]
     for seed in _SEEDS:
         pairs, episodes, segments = zip(*where, strict=True)
@@ -70,6 +71,18 @@ def test_noise_is_that_of_its_numpy_twin_in_every_bit(length):
         for row, (pair, episode, segment) in zip(drawn, where, strict=True):
             twin = reference.noise(seed, pair, episode, segment, 0.3, length)
             np.testing.assert_array_equal(row, twin)
+
+
+@pytest.mark.parametrize("length", [1, 5, 101, 512])
+def test_short_rows_that_are_drawn_together_are_each_their_own(length):
+    # 1100 pairs of one parameter are more than are drawn together; each with a deviation of its own
+    pairs = np.arange(1100)
+    episodes, segments, sigmas = pairs * 7, pairs % 3, 0.1 + pairs / 100
+    epsilon = np.zeros((1100, length))
+    draw_noise(11, pairs, episodes, segments, sigmas, epsilon, None, 1)
+    for pair in (0, 1, 3, 511, 512, 1023, 1024, 1099):
+        twin = reference.noise(11, pair, 7 * pair, pair % 3, sigmas[pair], length)
+        np.testing.assert_array_equal(epsilon[pair], twin)
 
 
 @pytest.mark.parametrize("n_threads", [1, 2, 3, None])

@@ -23,7 +23,10 @@ case "${1:-}" in
     ;;
   memory)
     # Python's own allocator hides what is freed; the interpreter's oddities before the engine
-    # starts are none of ours, so only errors with MuJoCo or a kernel on the stack count
+    # starts are none of ours, so only errors with MuJoCo or a kernel on the stack count. Compiling
+    # under valgrind takes most of an hour: code for any processor is compiled before, and found
+    export NUMBA_CPU_NAME=generic NUMBA_CPU_FEATURES=
+    "$python" "$here/engine_windows.py"
     PYTHONMALLOC=malloc valgrind --error-limit=no --num-callers=20 --log-file="$scratch/log" \
       "$python" "$here/engine_windows.py"
     "$python" "$here/engine_windows.py" --judge "$scratch/log"
