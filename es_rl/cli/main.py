@@ -74,7 +74,7 @@ def _root(
 def main() -> None:
     """Run the command line: exit code 2 and one line on stderr for whatever cannot be used."""
     try:
-        code = app(standalone_mode=False)
+        code = app(prog_name="es-rl", standalone_mode=False)
     except ConfigError as error:
         _fail(str(error))
     except _UsageError as error:
