@@ -22,7 +22,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 NEEDS = {
     "stable-baselines3": r"^\s*(from|import) "
-    r"(torch|stable_baselines3|es_rl\.agents|agents_toys|toy_tasks|systems_torch)",
+    r"(torch|stable_baselines3|es_rl\.agents|agents_toys|toy_tasks|systems_torch)"
+    r"|import torch|es_rl\.export|\"export\"",
     "the repository": r"scripts|README|ROOT",
     "matplotlib": r"plotting|matplotlib|test_comparison|es_rl\.comparison|RunPool",
     "imageio-ffmpeg": r"imageio|es_rl\.recording|\"record\"",
