@@ -13,7 +13,7 @@ import argparse
 import os
 import sys
 
-from reproductions.publication import publish
+from reproductions.publication import page_of, publish
 from reproductions.registry import Figure, choose, find_figures
 from reproductions.report import Report, verdict_table
 
@@ -53,6 +53,9 @@ def main() -> int:
         parser.error("--publish --quick: a quick run is too small to be published")
     try:
         chosen = choose(options.figures, figures)
+        if options.publish:  # hours may pass before there is anything to publish
+            for figure in chosen:
+                page_of(DOCS, figure.name)
     except ValueError as error:
         parser.error(str(error))
     chosen_size = "quick" if options.quick else "full" if options.full else "default"

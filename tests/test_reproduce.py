@@ -106,6 +106,12 @@ def test_every_figure_has_a_name_a_title_and_seeds():
         assert figure.seeds.default >= 5, name
 
 
+def test_every_figure_has_a_page_that_it_can_be_published_on():
+    for name in registry.find_figures():
+        page = publication.page_of(reproduce.DOCS, name)
+        assert f"reproduce.py {name}\n" in Path(page).read_text(encoding="utf-8"), name
+
+
 def test_a_mistyped_figure_is_refused_with_what_was_meant():
     figures = registry.find_figures()
     with pytest.raises(ValueError, match="did you mean lorenz-surface"):

@@ -9,44 +9,54 @@ import shutil
 from es_rl.files import write_text
 from reproductions.report import Report, verdict_table
 
-__all__ = ["publish"]
+__all__ = ["page_of", "publish"]
+
+
+def page_of(docs: str, figure: str) -> str:
+    """Return the path of the page of DOCS/reproductions with the line `<!-- verdicts: FIGURE -->`.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    pages = os.path.join(docs, "reproductions")
+    marker = f"<!-- verdicts: {figure} -->"
+    for name in sorted(os.listdir(pages)):
+        page = os.path.join(pages, name)
+        if name.endswith(".md") and marker in _text(page):
+            return page
+    raise ValueError(
+        f"--publish: no page of {pages} has the lines {marker} and <!-- end -->; add them"
+    )
 
 
 def publish(docs: str, report: Report) -> str:
     """Copy a figure's pictures to the documentation and renew its tables there.
 
-    The page is the one of DOCS/reproductions with the line `<!-- verdicts: FIGURE -->`. What stands
-    between that and the next `<!-- end -->` becomes the table of verdicts, and what stands after
+    On the page of `page_of`, what stands between the line that is looked for and the next
+    `<!-- end -->` becomes the table of verdicts, and what stands after
     `<!-- table: FIGURE/NAME -->` the table NAME. Pictures go to DOCS/images/reproductions.
 
     Returns:
         the page's path.
 
     Raises:
-        ValueError: if no page has the marker.
+        ValueError: if there is no such page.
     """
-    pages = os.path.join(docs, "reproductions")
+    page = page_of(docs, report.figure)
+    text = _renewed(_text(page), f"verdicts: {report.figure}", verdict_table(report.verdicts()))
+    for table, content in report.tables.items():
+        text = _renewed(text, f"table: {report.figure}/{table}", content)
     images = os.path.join(docs, "images", "reproductions")
-    marker = f"verdicts: {report.figure}"
-    for name in sorted(os.listdir(pages)):
-        page = os.path.join(pages, name)
-        if not name.endswith(".md"):
-            continue
-        with open(page, encoding="utf-8") as stream:
-            text = stream.read()
-        if f"<!-- {marker} -->" not in text:
-            continue
-        text = _renewed(text, marker, verdict_table(report.verdicts()))
-        for table, content in report.tables.items():
-            text = _renewed(text, f"table: {report.figure}/{table}", content)
-        os.makedirs(images, exist_ok=True)
-        for picture in report.pictures:
-            shutil.copyfile(picture, os.path.join(images, os.path.basename(picture)))
-        write_text(page, text)
-        return page
-    raise ValueError(
-        f"--publish: no page of {pages} has the lines <!-- {marker} --> and <!-- end -->; add them"
-    )
+    os.makedirs(images, exist_ok=True)
+    for picture in report.pictures:
+        shutil.copyfile(picture, os.path.join(images, os.path.basename(picture)))
+    write_text(page, text)
+    return page
+
+
+def _text(path: str) -> str:
+    with open(path, encoding="utf-8") as stream:
+        return stream.read()
 
 
 def _renewed(text: str, marker: str, content: str) -> str:
