@@ -9,9 +9,12 @@ from __future__ import annotations
 import contextlib
 import importlib
 import mmap
+import os
 import pickle
 import signal
 import sys
+import threading
+import time
 import traceback
 from collections.abc import Callable, MutableSequence
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
@@ -32,6 +35,8 @@ __all__ = ["PROGRESS_BYTES", "RowsSpec", "main", "open_progress"]
 
 PROGRESS_BYTES = 3 * 8
 """Size of the shared memory that holds a worker's (phase, row, step), int64 each."""
+
+_PARENT_POLL = 1.0  # seconds
 
 
 class RowsSpec(NamedTuple):
@@ -61,14 +66,22 @@ def open_progress(descriptor: int) -> memoryview:
     return memoryview(mmap.mmap(descriptor, PROGRESS_BYTES)).cast("q")
 
 
-def main(socket: int, progress: int) -> None:
-    """Serve until the other end of `socket` closes; both arguments are file descriptors."""
+def main(socket: int, progress: int, parent: int) -> None:
+    """Serve until the other end of `socket` closes.
+
+    Args:
+        socket: file descriptor of this end.
+        progress: file descriptor of the shared (phase, row, step).
+        parent: process that started this one; when it is gone, so is this one.
+    """
     # only POSIX systems have this kind, and only they have workers
     from multiprocessing.connection import Connection
 
     # Ctrl-C belongs to the main process, which closes the socket when it is done
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     connection = Connection(socket)
+    # a closed socket tells a worker only once it listens, which a step that hangs never does
+    threading.Thread(target=_end_without, args=(parent,), daemon=True).start()
     silence_mujoco_log()
     try:
         with without_clock():
@@ -77,6 +90,12 @@ def main(socket: int, progress: int) -> None:
         with contextlib.suppress(OSError):
             connection.send(("crashed", traceback.format_exc()))
         sys.exit(1)
+
+
+def _end_without(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(_PARENT_POLL)
+    os._exit(1)
 
 
 def _serve(connection: Connection, progress: memoryview) -> None:

@@ -228,7 +228,8 @@ def _launch() -> _Worker:
         descriptors = (theirs.fileno(), file.fileno())
         program = (
             f"import sys; sys.path[:] = {sys.path!r}; "
-            f"from es_rl.envs.gymnasium_worker import main; main{descriptors}"
+            "from es_rl.envs.gymnasium_worker import main; "
+            f"main(*{descriptors}, {os.getpid()})"
         )
         process = subprocess.Popen(
             [sys.executable, "-c", program],

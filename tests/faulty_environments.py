@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -56,6 +57,10 @@ class Faulty(gym.Env[Any, Any]):
                     raise SystemExit(3)
                 case "kill":
                     os.kill(os.getpid(), signal.SIGKILL)
+                case "spin":
+                    Path(os.environ["SPINNING"]).write_text(str(os.getpid()))
+                    while True:
+                        pass
                 case "hang":
                     time.sleep(600)
                 case "nan" | "inf" | "-inf":

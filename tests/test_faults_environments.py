@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -180,3 +181,41 @@ def test_the_command_line_names_a_fault_and_the_checkpoint_that_stands(
     last = os.path.join("run", "checkpoints", "update-0000000000.npz")
     assert first.endswith(f"; the last checkpoint stands: {last}")
     assert (tmp_path / last).exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
+def test_a_worker_that_hangs_does_not_outlive_a_killed_run(tmp_path: Path) -> None:
+    told = tmp_path / "spinning"
+    words = [
+        "train", "Faulty-v0", "--algo", "nres", "--import", "faulty_environments", "--horizon",
+        "9", "--env-kwargs", "kind=spin", "--threads", "1", "--run-dir", str(tmp_path / "run"),
+    ]  # fmt: skip
+    code = "import sys; from es_rl.cli.main import main; sys.argv[0] = 'es-rl'; main()"
+    path = os.pathsep.join([str(Path(faulty.__file__).parent), *sys.path])
+    environment = {**os.environ, "PYTHONPATH": path, "SPINNING": str(told)}
+    with subprocess.Popen(
+        [sys.executable, "-c", code, *words], env=environment,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    ) as process:  # fmt: skip
+        worker = int(_within(120, lambda: told.read_text() if told.exists() else ""))
+        process.kill()
+    _within(30, lambda: not _is_running(worker))
+
+
+def _within(seconds: float, what: Any) -> Any:
+    """Return the first true value of `what`, a callable."""
+    deadline = time.monotonic() + seconds
+    while not (value := what()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return value
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    # what nobody waits for stays as a zombie where the first process reaps none
+    with open(f"/proc/{process}/stat", encoding="ascii") as stream:
+        return stream.read().rpartition(")")[2].split()[0] != "Z"
