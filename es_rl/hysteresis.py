@@ -85,8 +85,8 @@ def compare(estimator: Estimator, theta: Floats) -> Comparison:
         RuntimeError: if the estimator was never started.
         ValueError: if the estimator has no running episodes, as FullES and ARS.
     """
-    ages = estimator.ages
     before = estimator.state_dict()
+    ages = estimator.ages
     try:
         replay = estimator.refresh(theta)
         fresh_of_pairs, fresh = estimator.estimate_each(theta)
@@ -235,11 +235,11 @@ def summarize(
     along = _over(float(mean_difference @ mean_fresh), float(mean_fresh @ mean_fresh))
     if horizon is not None:
         length = -(-horizon // unroll_length)
-        parts = [_stretches(values, length) for values in (differences, fresh)]
-        if len(parts[0]) >= 2:
-            chance = _over(_error(parts[0]), _norm(mean_fresh))
-        if len(parts[0]) >= _MIN_BLOCKS:
-            interval = _along_interval(*parts, along, confidence)
+        parts, fresh_parts = _stretches(differences, length), _stretches(fresh, length)
+        if len(parts) >= 2:
+            chance = _over(_error(parts), _norm(mean_fresh))
+        if len(parts) >= _MIN_BLOCKS:
+            interval = _along_interval(parts, fresh_parts, along, confidence)
     return Summary(
         windows=len(comparisons),
         cosine=float(cosines.mean()) if cosines.size else math.nan,
@@ -261,7 +261,9 @@ def _stretches(values: Floats, length: int) -> Floats:
     The rest is the beginning: θ moves most there, and its stretch would be like no other.
     """
     n = len(values) // length
-    return values[len(values) - n * length :].reshape(n, length, values.shape[1]).mean(axis=1)
+    cut = values[len(values) - n * length :].reshape(n, length, values.shape[1])
+    means: Floats = cut.mean(axis=1)
+    return means
 
 
 def _error(parts: Floats) -> float:

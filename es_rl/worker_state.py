@@ -151,6 +151,7 @@ class WorkerState:
         self._finished = np.ones(n, np.bool_)  # the next episode begins when steps are asked for
         self._row_ended = np.zeros(n_rows, np.bool_)
         self._sigmas = np.full(n, self.sigma)  # of each pair's running episode
+        self._ratios: list[NDArray[np.float64]] = []  # σ over those of the pairs, by part
         self._epsilon = np.zeros((n, d))
         self._accumulated: NDArray[np.float64] | None = None  # ξ, where it is not ε itself
         plain = self.shaping.is_identity and self._adaptation is None

@@ -160,7 +160,7 @@ class Estimator(WorkerState):
 
         Episodes that begin on the way take the statistics of the window's beginning.
         """
-        self._ratios: list[NDArray[np.float64]] = []
+        self._ratios = []
         if self._normalizers is None or self.statistics is None:
             return self._advance(theta, budget)
         self._normalizers.collect(self.statistics.mean)

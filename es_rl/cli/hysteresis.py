@@ -85,7 +85,8 @@ def _config_of(run: str, threads: int | None) -> TrainConfig:
         )
     if config.engine == "ray":
         # checkpoints are the same, and so are results
-        config = replace(config, engine="auto", threads=None, **dict.fromkeys(RAY_OPTIONS))
+        here: dict[str, Any] = {"engine": "auto", "threads": None, **dict.fromkeys(RAY_OPTIONS)}
+        config = replace(config, **here)
     return config if threads is None else replace(config, threads=threads)
 
 
