@@ -30,10 +30,11 @@ from es_rl.workers import Estimator
 __all__ = ["AgeGroup", "Comparison", "HysteresisMeter", "Summary", "compare", "summarize"]
 
 _RESAMPLES = 1000
-_MIN_BLOCKS = 5
+_MIN_STRETCHES = 5
 """Fewer stretches of independent windows give no interval worth the name."""
 
 _AGE_GROUPS = 5
+_GROUPS = 8
 
 Floats = NDArray[np.float64]
 
@@ -47,6 +48,9 @@ class Comparison(NamedTuple):
         ages: (N,) int64, steps that each pair's episode had behind it when the window began.
         squared_differences: (N,) float64, of each pair's own estimate and its twin, ‖g - g'‖².
         squared_fresh: (N,) float64, ‖g'‖².
+        grouped_differences: (G, d) float64, sums of g - g' over pairs i with the same i mod G,
+            times G/N; their mean is the difference of both gradients up to rounding.
+        grouped_fresh: (G, d) float64, the same of g'. Noises of different groups are independent.
         extra_sequential_steps: steps of the twin that had to happen one after another.
         extra_total_steps: steps of the twin, over all rows.
     """
@@ -56,6 +60,8 @@ class Comparison(NamedTuple):
     ages: NDArray[np.int64]
     squared_differences: Floats
     squared_fresh: Floats
+    grouped_differences: Floats
+    grouped_fresh: Floats
     extra_sequential_steps: int
     extra_total_steps: int
 
@@ -93,15 +99,26 @@ def compare(estimator: Estimator, theta: Floats) -> Comparison:
     finally:
         estimator.load_state_dict(before)
     of_pairs, estimate = estimator.estimate_each(theta)
+    differences = of_pairs - fresh_of_pairs
     return Comparison(
         estimate=estimate,
         fresh=fresh.gradient,
         ages=ages,
-        squared_differences=np.sum((of_pairs - fresh_of_pairs) ** 2, axis=1),
+        squared_differences=np.sum(differences**2, axis=1),
         squared_fresh=np.sum(fresh_of_pairs**2, axis=1),
+        grouped_differences=_grouped(differences),
+        grouped_fresh=_grouped(fresh_of_pairs),
         extra_sequential_steps=replay.sequential_steps + fresh.sequential_steps,
         extra_total_steps=replay.total_steps + fresh.total_steps,
     )
+
+
+def _grouped(of_pairs: Floats) -> Floats:
+    """Return `Comparison`'s sums over groups, of the pairs' own vectors (N, d)."""
+    n = len(of_pairs)
+    n_groups = min(n, _GROUPS)
+    sums = [of_pairs[group::n_groups].sum(axis=0) for group in range(n_groups)]
+    return np.array(sums) * (n_groups / n)
 
 
 class HysteresisMeter:
@@ -175,18 +192,23 @@ class AgeGroup(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """What many windows of a run tell together. Sizes are relative to the mean fresh gradient.
+    """What many windows tell together.
+
+    With b the expected mean difference and m the expected mean fresh gradient, products ⟨b, b⟩,
+    ⟨b, m⟩ and ⟨m, m⟩ are estimated without bias: by those of the means of different groups of
+    pairs, whose noises are independent. (The products of the means themselves hold the scatter of
+    both; ⟨b, m⟩ would come out negative wherever the fresh gradient is noisy.)
 
     Attributes:
         windows: how many.
         cosine: mean of the windows' cosines.
         relative_difference: root of the summed squared differences over the summed squared fresh
-            gradients: how far a single window's gradient is off.
-        bias: ‖mean difference‖ / ‖mean fresh gradient‖.
-        chance: what the scatter of the differences alone would make of `bias`, in root mean
-            square; None with fewer than two stretches of independent windows.
-        along: ⟨mean difference, mean fresh gradient⟩ / ‖mean fresh gradient‖²: by how much steps
-            are too long (positive) or too short; its interval is None with too few stretches.
+            gradients: how far a single window's gradient is off, bias and scatter together.
+        bias: ‖b‖/‖m‖, 0 where the estimate of ⟨b, b⟩ is negative; NaN where that of ⟨m, m⟩ is not
+            positive, or there is one pair only.
+        bias_interval: its interval; None with too few windows, or where m does not stand out.
+        along: ⟨b, m⟩/⟨m, m⟩: by how much steps are too long (positive) or too short; NaN likewise.
+        along_interval: likewise.
         ages: the differences by the age of the pairs' episodes.
         extra_total_steps: steps of all twins.
     """
@@ -195,7 +217,7 @@ class Summary(NamedTuple):
     cosine: float
     relative_difference: float
     bias: float
-    chance: float | None
+    bias_interval: Interval | None
     along: float
     along_interval: Interval | None
     ages: list[AgeGroup]
@@ -209,17 +231,18 @@ def summarize(
     horizon: int | None,
     confidence: float = 0.95,
 ) -> Summary:
-    """Return what the windows of one run, in their order, tell together.
+    """Return what the windows of a run, in their order, tell together.
 
-    Neighbouring windows share episodes and noises. Scatter and interval are those of stretches of
-    ⌈T/W⌉ windows, an episode's time, which are taken as independent: a percentile bootstrap over
-    the stretches, with a fixed seed, for five stretches at least.
+    Neighbouring windows share episodes and noises. So intervals come from stretches of ⌈T/W⌉
+    windows, an episode's time, that are taken as independent: a percentile bootstrap over them,
+    with a fixed seed, where there are five at least.
 
     Args:
-        comparisons: one at least.
+        comparisons: one at least. Those of several runs may follow one another if each is a whole
+            number of stretches.
         unroll_length: W.
         horizon: T; None if episodes never end, and nothing is independent of anything.
-        confidence: level of the interval.
+        confidence: level of the intervals.
 
     Raises:
         ValueError: if there are no comparisons.
@@ -230,63 +253,82 @@ def summarize(
     differences = np.array([one.estimate.gradient for one in comparisons]) - fresh
     cosines = np.array([one.cosine for one in comparisons])
     cosines = cosines[np.isfinite(cosines)]
-    mean_fresh, mean_difference = fresh.mean(axis=0), differences.mean(axis=0)
-    chance, interval = None, None
-    along = _over(float(mean_difference @ mean_fresh), float(mean_fresh @ mean_fresh))
-    if horizon is not None:
-        length = -(-horizon // unroll_length)
-        parts, fresh_parts = _stretches(differences, length), _stretches(fresh, length)
-        if len(parts) >= 2:
-            chance = _over(_error(parts), _norm(mean_fresh))
-        if len(parts) >= _MIN_BLOCKS:
-            interval = _along_interval(parts, fresh_parts, along, confidence)
+    bias, along, bias_interval, along_interval = math.nan, math.nan, None, None
+    if len(comparisons[0].grouped_fresh) > 1:
+        apart = np.array([one.grouped_differences for one in comparisons])
+        apart_fresh = np.array([one.grouped_fresh for one in comparisons])
+        equal = np.full((1, len(comparisons)), 1.0 / len(comparisons))
+        bias, along = (float(value[0]) for value in _ratios(apart, apart_fresh, equal))
+        length = len(comparisons) + 1 if horizon is None else -(-horizon // unroll_length)
+        intervals = _intervals(
+            _stretches(apart, length), _stretches(apart_fresh, length), confidence
+        )
+        if intervals is not None:
+            bias_interval, along_interval = (
+                Interval(value, *interval)
+                for value, interval in zip((bias, along), intervals, strict=True)
+            )
     return Summary(
         windows=len(comparisons),
         cosine=float(cosines.mean()) if cosines.size else math.nan,
         relative_difference=math.sqrt(
             _over(float(np.sum(differences**2)), float(np.sum(fresh**2)))
         ),
-        bias=_over(_norm(mean_difference), _norm(mean_fresh)),
-        chance=chance,
+        bias=bias,
+        bias_interval=bias_interval,
         along=along,
-        along_interval=interval,
+        along_interval=along_interval,
         ages=_age_groups(comparisons, horizon),
         extra_total_steps=sum(one.extra_total_steps for one in comparisons),
     )
 
 
 def _stretches(values: Floats, length: int) -> Floats:
-    """Return the means of (n, d) `values` over stretches of `length`, leaving out a shorter rest.
+    """Return the means of (n, G, d) `values` over stretches of `length`, without a shorter rest.
 
     The rest is the beginning: θ moves most there, and its stretch would be like no other.
     """
     n = len(values) // length
-    cut = values[len(values) - n * length :].reshape(n, length, values.shape[1])
+    cut = values[len(values) - n * length :].reshape(n, length, *values.shape[1:])
     means: Floats = cut.mean(axis=1)
     return means
 
 
-def _error(parts: Floats) -> float:
-    """Return the root of the total variance of the mean of independent `parts` (n, d)."""
-    n = len(parts)
-    return math.sqrt(float(np.sum((parts - parts.mean(axis=0)) ** 2)) / (n * (n - 1)))
+def _ratios(differences: Floats, fresh: Floats, drawn: Floats) -> tuple[Floats, Floats]:
+    """Return (bias, along), (r,) each, for weighted means of windows or stretches (n, G, d).
+
+    `drawn` is (r, n), weights that sum to 1.
+    """
+    n_groups = fresh.shape[1]
+
+    def product(a: Floats, b: Floats) -> Floats:
+        # over all pairs of different groups
+        across = a.sum(axis=1) @ b.sum(axis=1).T - np.einsum("sgd,tgd->st", a, b)
+        found: Floats = np.einsum("rs,st,rt->r", drawn, across, drawn) / (n_groups * (n_groups - 1))
+        return found
+
+    below = product(fresh, fresh)
+    below = np.where(below > 0.0, below, np.nan)
+    squared = product(differences, differences) / below
+    return np.sqrt(np.maximum(squared, 0.0)), product(differences, fresh) / below
 
 
-def _along_interval(
-    differences: Floats, fresh: Floats, value: float, confidence: float
-) -> Interval:
-    """Return the interval of `value`, from stretches' differences and fresh gradients (n, d)."""
-    n = len(fresh)
+def _intervals(
+    differences: Floats, fresh: Floats, confidence: float
+) -> list[tuple[float, float, float]] | None:
+    """Return (low, high, error) of bias and along, from stretches (n, G, d); None if it cannot."""
+    n, tail = len(fresh), 0.5 - 0.5 * confidence
+    if n < _MIN_STRETCHES:
+        return None
     drawn = np.random.default_rng(0).multinomial(n, np.full(n, 1.0 / n), size=_RESAMPLES) / n
-    # inner products of the stretches serve for all resamples
-    above = np.einsum("ri,ij,rj->r", drawn, differences @ fresh.T, drawn)
-    below = np.einsum("ri,ij,rj->r", drawn, fresh @ fresh.T, drawn)
-    found = above[below > 0.0] / below[below > 0.0]
-    if not found.size:
-        return Interval(value, value, value, 0.0)
-    tail = 0.5 - 0.5 * confidence
-    low, high = np.quantile(found, [tail, 1.0 - tail])
-    return Interval(value, float(low), float(high), float(found.std()))
+    found = []
+    for values in _ratios(differences, fresh, drawn):
+        defined = values[np.isfinite(values)]
+        if defined.size < (1.0 - tail) * _RESAMPLES:
+            return None
+        low, high = np.quantile(defined, [tail, 1.0 - tail])
+        found.append((float(low), float(high), float(defined.std())))
+    return found
 
 
 def _age_groups(comparisons: Sequence[Comparison], horizon: int | None) -> list[AgeGroup]:

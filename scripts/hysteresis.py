@@ -62,7 +62,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--measured-seeds", type=int, default=3)
-    parser.add_argument("--windows", type=int, default=70)
+    parser.add_argument("--windows", type=int, default=60)
     parser.add_argument("--drifts", type=float, nargs="*", default=[0.0, 2.0, 0.5])
     asked = parser.parse_args()
 
@@ -77,23 +77,25 @@ def main() -> None:
             table.append(found)
         print("mean (lowest)", drift, *(told(column) for column in zip(*table, strict=True)))
 
-    print("seed  updates  cosine  difference  bias  chance  along  interval")
-    for seed in range(asked.measured_seeds):
-        comparisons = measured(seed, asked.windows)
-        third = -(-asked.windows // 3)
-        for begin, end in ((0, third), (third, 2 * third), (2 * third, None), (0, None)):
-            part = comparisons[begin:end]
-            found_here = summarize(part, unroll_length=100, horizon=1000)
+    print("seeds · windows  cosine  difference  bias (interval)  along (interval)")
+    runs = {seed: measured(seed, asked.windows) for seed in range(asked.measured_seeds)}
+    half = asked.windows // 20 * 10
+    for begin, end in ((0, half), (half, asked.windows), (0, asked.windows)):
+        for seeds in (*([seed] for seed in runs), list(runs)):
+            part = [one for seed in seeds for one in runs[seed][begin:end]]
+            summary = summarize(part, unroll_length=100, horizon=1000)
+            ends = [
+                "–" if one is None else f"{one.low:.2f} to {one.high:.2f}"
+                for one in (summary.bias_interval, summary.along_interval)
+            ]
             print(
-                seed, f"{begin + 1} to {begin + len(part)}",
-                *(f"{value:.3f}" for value in (
-                    found_here.cosine, found_here.relative_difference, found_here.bias,
-                    found_here.chance or np.nan, found_here.along)),
-                found_here.along_interval and [round(x, 3) for x in found_here.along_interval[1:3]],
+                *seeds, f"· {begin + 1} to {end}",
+                f"{summary.cosine:.3f} {summary.relative_difference:.3f}",
+                f"{summary.bias:.3f} ({ends[0]}) {summary.along:.3f} ({ends[1]})",
                 flush=True,
             )  # fmt: skip
-        for group in found_here.ages:
-            print("   age", *group)
+    for group in summary.ages:
+        print("age", *group)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from es_rl.options import OPTIONS, RAY_OPTIONS, WINDOWED, ConfigError, parse_val
 if TYPE_CHECKING:
     from es_rl.config import TrainConfig
     from es_rl.hysteresis import Comparison, Summary
+    from es_rl.variance_interval import Interval
 
 __all__ = ["hysteresis"]
 
@@ -135,7 +136,9 @@ def _facts(
     def number(value: float | None) -> float | None:
         return value if value is not None and math.isfinite(value) else None
 
-    interval = summary.along_interval
+    def ends(interval: Interval | None) -> list[float] | None:
+        return None if interval is None else [interval.low, interval.high]
+
     return {
         "run_dir": run, "env": config.env, "algo": config.algo, "seed": config.seed,
         "update": first, "unroll_length": config.unroll_length, "horizon": config.horizon,
@@ -152,9 +155,8 @@ def _facts(
         ],
         "cosine": number(summary.cosine),
         "relative_difference": number(summary.relative_difference),
-        "bias": number(summary.bias), "chance": number(summary.chance),
-        "along": number(summary.along),
-        "along_interval": None if interval is None else [interval.low, interval.high],
+        "bias": number(summary.bias), "bias_interval": ends(summary.bias_interval),
+        "along": number(summary.along), "along_interval": ends(summary.along_interval),
         "confidence": _CONFIDENCE,
         "ages": [
             {**group._asdict(), "relative_difference": number(group.relative_difference)}
@@ -190,19 +192,26 @@ def _print(
             for age in summary.ages
         ],
     )  # fmt: skip
-    interval = summary.along_interval
-    print(f"\nall windows     cosine {summary.cosine:.4f}, difference "
-          f"{_percent(summary.relative_difference)}")  # fmt: skip
-    by_chance = "" if summary.chance is None else f"; {_percent(summary.chance)} by chance alone"
-    print(f"mean gradient   off by {_percent(summary.bias)}{by_chance}")
-    between = "; too few windows for an interval"
-    if interval is not None:
-        between = f"; 95 % interval {_percent(interval.low)} to {_percent(interval.high)}"
-    print(f"its length      {_percent(summary.along)} along the fresh one{between}")
+    print(f"\neach window     cosine {summary.cosine:.4f}, difference "
+          f"{_percent(summary.relative_difference)}, scatter included")  # fmt: skip
+    if math.isnan(summary.bias):
+        print("mean gradient   does not stand out from the scatter; give more --windows")
+    else:
+        print(f"mean gradient   off by {_percent(summary.bias)}{_between(summary.bias_interval)}")
+        print(f"its length      {_percent(summary.along)} along the fresh one"
+              f"{_between(summary.along_interval)}")  # fmt: skip
     print(f"extra steps     {summary.extra_total_steps:,}, in no run's count")
+
+
+def _between(interval: Interval | None) -> str:
+    if interval is None:
+        return "; an interval needs more --windows"
+    return f"; 95 % interval {_percent(interval.low)} to {_percent(interval.high)}"
 
 
 def _percent(share: float) -> str:
     """Return a share as a percentage with two digits that count."""
+    if math.isnan(share):
+        return "–"
     size = abs(100.0 * share)
     return f"{100.0 * share:.{0 if size >= 10 else 1 if size >= 1 else 2}f} %"
