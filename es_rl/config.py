@@ -64,6 +64,7 @@ class TrainConfig:
     reward_offset: float
     noise: str
     adapt_sigma: float
+    refresh_drift: float | None
     optimizer: str
     learning_rate: float
     momentum: float | None

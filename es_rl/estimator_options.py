@@ -22,6 +22,8 @@ class EstimatorOptions(TypedDict, total=False):
             `es_rl.noise_designs`.
         adapt_sigma: the most that ln σ moves in a window, see `es_rl.sigma_adaptation`; 0 for a
             σ that stays.
+        refresh_drift: how far θ may move, in units of σ√d, before a pair's running episode is
+            unrolled again from its start, see `es_rl.drift`; 0 for never.
     """
 
     shaping: str
@@ -29,6 +31,7 @@ class EstimatorOptions(TypedDict, total=False):
     reward_offset: float
     noise: str
     adapt_sigma: float
+    refresh_drift: float
 
 
 DEFAULTS: EstimatorOptions = {
@@ -37,6 +40,7 @@ DEFAULTS: EstimatorOptions = {
     "reward_offset": 0.0,
     "noise": "gaussian",
     "adapt_sigma": 0.0,
+    "refresh_drift": 0.0,
 }
 """What each option is where it is not given."""
 

@@ -7,7 +7,8 @@ fixed (Noise-Reuse Evolution Strategies, Algorithms 1 and 2). `FullES` unrolls w
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -62,6 +63,8 @@ class GPES(Estimator):
         ValueError: names the option that is out of range.
     """
 
+    can_refresh = True
+
     def __init__(
         self,
         task: UnrolledTask,
@@ -102,6 +105,10 @@ class GPES(Estimator):
         super()._allocate()
         if self._period < self._end:
             self._accumulated = np.zeros_like(self._epsilon)
+
+    def _unroll_again(self, theta: NDArray[np.float64], pairs: NDArray[np.int64]) -> Window:
+        self._segment[pairs] = -1  # the noises are drawn again, and accumulate again
+        return super()._unroll_again(theta, pairs)
 
     def _unroll_piece(
         self, theta: NDArray[np.float64], active: NDArray[np.int64], remaining: NDArray[np.int64]
@@ -190,6 +197,7 @@ class TES(Estimator):
     """
 
     rows_per_worker = 3
+    can_refresh = True
 
     def __init__(
         self,
@@ -216,13 +224,23 @@ class TES(Estimator):
 
     def start(self, theta: NDArray[np.float64]) -> Window:
         """Start afresh: each worker's own state alone is unrolled to its start step, under θ."""
-        self._starting = True
-        try:
+        with self._states_alone():
             return super().start(theta)
-        finally:
-            self._starting = False
 
-    _starting = False
+    def _unroll_again(self, theta: NDArray[np.float64], pairs: NDArray[np.int64]) -> Window:
+        with self._states_alone():
+            return super()._unroll_again(theta, pairs)
+
+    @contextmanager
+    def _states_alone(self) -> Iterator[None]:
+        """Advance nothing but the workers' own states inside the block."""
+        self._alone = True
+        try:
+            yield
+        finally:
+            self._alone = False
+
+    _alone = False
 
     def _rows_to_reset(self, pairs: NDArray[np.int64]) -> NDArray[np.int64]:
         return 2 * self._n_held + pairs
@@ -232,7 +250,7 @@ class TES(Estimator):
     ) -> Piece:
         n_steps = np.minimum(remaining, self._end - self._step[active])
         means = 2 * self._n_held + active
-        if self._starting:
+        if self._alone:
             result = self._unroll_rows(theta, means, n_steps)
             self._finished[active] = result.ended
             taken = result.steps_taken

@@ -267,6 +267,14 @@ OPTIONS: Mapping[str, Option] = {
         "How far the logarithm of sigma may move in an update, such as 0.05; 0: it stays.",
         default=0.0,
     ),
+    "refresh_drift": Option(
+        Real(at_least=0),
+        _ESTIMATOR,
+        "How far θ may move, in units of σ√d, before a pair's episode is unrolled again from its "
+        "start, such as 0.5; 0: never (not for fulles and ars).",
+        default=0.0,
+        algos=WINDOWED,
+    ),
     "optimizer": Option(
         Choice(("sgd", "momentum", "adam", "clipup")), _OPTIMIZER, "Optimiser.", default=REQUIRED
     ),

@@ -36,7 +36,9 @@ from es_rl.progress import ProgressFile, Row
 from es_rl.tasks import State
 from es_rl.trainer import Trainer
 
-__all__ = ["Best", "Checkpoint", "RunFolder", "StorageError", "default_run_dir"]
+__all__ = [
+    "Best", "Checkpoint", "RunFolder", "StorageError", "default_run_dir", "read_checkpoint",
+]  # fmt: skip
 
 _CHECKPOINT_NAME = re.compile(r"update-(\d{10})\.npz")
 
@@ -217,9 +219,7 @@ class RunFolder(LockedFolder):
 
     def checkpoints(self) -> list[str]:
         """Return the paths of the checkpoints, oldest first."""
-        folder = self.file("checkpoints")
-        names = os.listdir(folder) if os.path.isdir(folder) else []
-        return [os.path.join(folder, n) for n in sorted(names) if _CHECKPOINT_NAME.fullmatch(n)]
+        return _checkpoints(self.path)
 
     def save_checkpoint(
         self,
@@ -304,6 +304,31 @@ class RunFolder(LockedFolder):
                 "checkpoint stands on; it was changed"
             )
         return rows
+
+
+def read_checkpoint(run_dir: str) -> Checkpoint | None:
+    """Return the newest whole checkpoint of a run without touching its folder; None if none is.
+
+    A process may be training in the folder meanwhile.
+
+    Raises:
+        ConfigError: if the newest whole one is no checkpoint of a run, or of another version.
+    """
+    for path in reversed(_checkpoints(run_dir)):
+        try:
+            extra, state = load_checkpoint(path)
+        except (DamagedFileError, FileNotFoundError):
+            continue
+        except ValueError as error:
+            raise ConfigError(f"RUN {run_dir}: {error}") from None
+        return _checkpoint(path, extra, state)
+    return None
+
+
+def _checkpoints(run_dir: str) -> list[str]:
+    folder = os.path.join(run_dir, "checkpoints")
+    names = os.listdir(folder) if os.path.isdir(folder) else []
+    return [os.path.join(folder, n) for n in sorted(names) if _CHECKPOINT_NAME.fullmatch(n)]
 
 
 def _checkpoint(path: str, extra: dict[str, Any], state: State) -> Checkpoint:

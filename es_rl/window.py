@@ -62,6 +62,8 @@ class Window(NamedTuple):
         moments: (n_blocks, 2n) float64, sums over the observations that the rows acted on, of
             their distances from the mean so far and of the squares, by blocks of pairs; None if
             they are not normalised.
+        replayed_steps: those of `total_steps` that brought states up to date before the window
+            began; neither their losses nor their observations are in the rest.
     """
 
     parts: list[Part]
@@ -70,6 +72,16 @@ class Window(NamedTuple):
     total_steps: int
     episodes: int
     moments: NDArray[np.float64] | None = None
+    replayed_steps: int = 0
+
+    def after(self, replay: Window) -> Window:
+        """Return the window with the cost of a `replay` that had to come before it."""
+        return self._replace(
+            sequential_steps=self.sequential_steps + replay.sequential_steps,
+            total_steps=self.total_steps + replay.total_steps,
+            episodes=self.episodes + replay.episodes,
+            replayed_steps=replay.total_steps,
+        )
 
     def estimate(self, gradient: NDArray[np.float64]) -> GradientEstimate:
         """Return the window's account with the `gradient` (d,) that was made of it."""

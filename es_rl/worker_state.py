@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from es_rl.block_sums import BLOCK_PAIRS
+from es_rl.drift import Drift
 from es_rl.estimator_options import DEFAULTS, is_integer, positive_integer
 from es_rl.gradient_sum import GradientSum, KeptSum
 from es_rl.noise_designs import NOISES
@@ -45,6 +46,7 @@ class WorkerState:
 
     rows_per_worker: ClassVar[int] = 2
     whole_episodes: ClassVar[bool] = False
+    can_refresh: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -61,6 +63,7 @@ class WorkerState:
         reward_offset: float = 0.0,
         noise: str = "gaussian",
         adapt_sigma: float = 0.0,
+        refresh_drift: float = 0.0,
     ) -> None:
         self.task = task
         self.n_pairs = positive_integer("n_pairs", n_pairs)
@@ -95,6 +98,14 @@ class WorkerState:
                     "which orthogonal ones are not; choose another noise"
                 )
             self._adaptation = SigmaAdaptation(self.sigma, self.adapt_sigma, self.n_pairs)
+        if not (isinstance(refresh_drift, (int, float)) and 0.0 <= refresh_drift < math.inf):
+            raise ValueError(f"refresh_drift={refresh_drift}: must be zero or a positive number")
+        if refresh_drift and not self.can_refresh:
+            raise ValueError(
+                f"refresh_drift={refresh_drift}: {type(self).__name__} begins every episode under "
+                "today's θ and has nothing to refresh; leave it out"
+            )
+        self.refresh_drift = float(refresh_drift)
         self._n_threads: int | None = getattr(task, "n_threads", None)
         self._normalizers: RowNormalizers | None = getattr(task, "normalizers", None)
         self.statistics: Statistics | None = None
@@ -140,11 +151,13 @@ class WorkerState:
         self._finished = np.ones(n, np.bool_)  # the next episode begins when steps are asked for
         self._row_ended = np.zeros(n_rows, np.bool_)
         self._sigmas = np.full(n, self.sigma)  # of each pair's running episode
+        self._ratios: list[NDArray[np.float64]] = []  # σ over those of the pairs, by part
         self._epsilon = np.zeros((n, d))
         self._accumulated: NDArray[np.float64] | None = None  # ξ, where it is not ε itself
         plain = self.shaping.is_identity and self._adaptation is None
         kind = GradientSum if plain else KeptSum
         self._sum = kind(n, d, self._n_threads)
+        self._drift = Drift(self.refresh_drift, n, d) if self.refresh_drift else None
         self._thetas = np.empty((n_rows, d))
 
     def state_dict(self) -> State:
@@ -161,6 +174,8 @@ class WorkerState:
         state.update({TASK_PREFIX + name: value for name, value in self.task.get_state().items()})
         if self._adaptation is not None:
             state["sigmas"] = self._sigmas.copy()
+        if self._drift is not None:
+            state.update(self._drift.state_dict())
         return {**state, **self.observation_state(), **self._adaptation_state()}
 
     def _load_workers(self, state: Mapping[str, NDArray[Any]]) -> None:
@@ -188,6 +203,8 @@ class WorkerState:
             if "sigmas" not in state or state["sigmas"].shape != self._sigmas.shape:
                 raise ValueError("the state of the estimator lacks 'sigmas'")
             self._sigmas[:] = state["sigmas"]
+        if self._drift is not None:
+            self._drift.load_state_dict(state)
 
     def _adaptation_state(self) -> State:
         if self._adaptation is None:
@@ -236,6 +253,7 @@ class WorkerState:
             "reward_offset": self.reward_offset,
             "noise": self.noise,
             "adapt_sigma": self.adapt_sigma,
+            "refresh_drift": self.refresh_drift,
         }
 
     def _check_settings(self, state: Mapping[str, NDArray[Any]]) -> None:

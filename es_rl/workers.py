@@ -64,6 +64,8 @@ class Estimator(WorkerState):
         theta = self.check_theta(theta)
         self._allocate()
         self._started = True
+        if self._drift is not None:
+            self._drift.begin(theta)
         budget = start_steps(
             self.staggering, self.n_pairs, self.unroll_length, self.horizon, self.seed
         )
@@ -95,15 +97,70 @@ class Estimator(WorkerState):
             RuntimeError: as in `estimate`.
         """
         theta = self._ready(theta)
+        replay = None
+        if self._drift is not None:
+            self._drift.move(theta)
+            stale = self._drift.exceeds(self._sigmas)
+            replay = self._unroll_again(theta, np.flatnonzero(stale & self._is_underway))
         self._sum.clear()
-        return self._observe(theta, np.full(self._n_held, self.unroll_length, np.int64))
+        window = self._observe(theta, np.full(self._n_held, self.unroll_length, np.int64))
+        return window if replay is None else window.after(replay)
+
+    def refresh(self, theta: NDArray[np.float64]) -> Window:
+        """Unroll all running episodes again, from their starts to where they stand, under θ.
+
+        Noises, seeds, clocks and what an episode normalises observations with stay as they are:
+        the pairs stand where they would if θ had been today's since their episodes began. A pair
+        whose episode ends earlier so begins the next one, until its clock has moved on by as many
+        steps as it had before. (Where it would have lasted longer than it did, it has ended.)
+
+        Args:
+            theta: (d,) float64.
+
+        Returns:
+            what it cost.
+
+        Raises:
+            NonFiniteLossError: as in `estimate`.
+            RuntimeError: as in `estimate`.
+            ValueError: if it is no estimator of the GPES family or TES.
+        """
+        if not self.can_refresh:
+            raise ValueError(
+                f"{type(self).__name__} has no running episodes to unroll again; NRES, PES, GPES "
+                "and TES have"
+            )
+        theta = self._ready(theta)
+        if self._drift is not None:
+            self._drift.move(theta)
+        return self._unroll_again(theta, np.flatnonzero(self._is_underway))
+
+    @property
+    def ages(self) -> NDArray[np.int64]:
+        """(N,) int64, the steps that each running episode has behind it; 0 where none runs."""
+        return np.where(self._is_underway, self._step, 0)
+
+    @property
+    def _is_underway(self) -> NDArray[np.bool_]:
+        underway: NDArray[np.bool_] = ~self._finished & (self._step > 0)
+        return underway
+
+    def _unroll_again(self, theta: NDArray[np.float64], pairs: NDArray[np.int64]) -> Window:
+        """Do what `refresh` does with the episodes of `pairs` (B,), ascending."""
+        if not pairs.size:
+            return Window([], 0, 0, 0, 0)
+        budget = np.zeros(self._n_held, np.int64)
+        budget[pairs] = self._step[pairs]
+        self._ratios = []
+        self._rewind(pairs)
+        return self._advance(theta, budget)
 
     def _observe(self, theta: NDArray[np.float64], budget: NDArray[np.int64]) -> Window:
         """Do what `_advance` does, and sum over the observations where they are normalised.
 
         Episodes that begin on the way take the statistics of the window's beginning.
         """
-        self._ratios: list[NDArray[np.float64]] = []
+        self._ratios = []
         if self._normalizers is None or self.statistics is None:
             return self._advance(theta, budget)
         self._normalizers.collect(self.statistics.mean)
@@ -114,7 +171,7 @@ class Estimator(WorkerState):
         """Bring the observations' statistics up to date with the windows of all pairs."""
         if self.statistics is not None and window.moments is not None:
             moments = reduce_blocks(window.moments, 1.0, self._n_threads)
-            self.statistics.merge(window.total_steps, moments)
+            self.statistics.merge(window.total_steps - window.replayed_steps, moments)
 
     @property
     def normalizer(self) -> Normalizer | None:
@@ -232,17 +289,23 @@ class Estimator(WorkerState):
         if not pairs.size:
             return
         self._episode[pairs] += 1
-        self._step[pairs] = 0
         self._segment[pairs] = -1
         self._finished[pairs] = False
+        self._rewind(pairs)
+        if self._normalizers is not None and self.statistics is not None:
+            self._normalizers.freeze(self._rows_to_reset(pairs), self.statistics.normalizer())
+        if self._adaptation is not None:
+            self._sigmas[pairs] = self._adaptation.of_pairs(pairs)
+
+    def _rewind(self, pairs: NDArray[np.int64]) -> None:
+        """Put the rows of `pairs` (B,) to the start of their episodes."""
+        self._step[pairs] = 0
         seeds = episode_seeds(self.seed, self._first_pair + pairs, self._episode[pairs])
         rows = self._rows_to_reset(pairs)
         self._row_ended[rows] = False
         self.task.reset(rows, np.repeat(seeds, rows.size // pairs.size))
-        if self._normalizers is not None and self.statistics is not None:
-            self._normalizers.freeze(rows, self.statistics.normalizer())
-        if self._adaptation is not None:
-            self._sigmas[pairs] = self._adaptation.of_pairs(pairs)
+        if self._drift is not None:
+            self._drift.restart(pairs)
 
     def _rows_to_reset(self, pairs: NDArray[np.int64]) -> NDArray[np.int64]:
         return pair_rows(pairs)

@@ -14,6 +14,7 @@ from es_rl.cli.enjoy import enjoy
 from es_rl.cli.envs import envs
 from es_rl.cli.evaluate import evaluate
 from es_rl.cli.export import export
+from es_rl.cli.hysteresis import hysteresis
 from es_rl.cli.plot import plot
 from es_rl.cli.record import record
 from es_rl.cli.resume import resume
@@ -42,6 +43,7 @@ app.command()(plot)
 app.command()(compare)
 app.command()(tune)
 app.command()(variance)
+app.command()(hysteresis)
 app.command()(export)
 app.command()(envs)
 app.command()(algos)

@@ -93,6 +93,7 @@ def join_windows(shares: Sequence[Share], windows: Sequence[Window]) -> Window:
         total_steps=sum(window.total_steps for window in windows),
         episodes=sum(window.episodes for window in windows),
         moments=np.concatenate(moments) if moments else None,
+        replayed_steps=sum(window.replayed_steps for window in windows),
     )
 
 

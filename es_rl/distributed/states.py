@@ -9,10 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from es_rl.distributed.shares import Share
+from es_rl.drift import PATH
 from es_rl.tasks import State, state_part
 from es_rl.worker_state import PER_PAIR, PER_ROW, TASK_PREFIX
 
 __all__ = ["cut_states", "join_states"]
+
+_PER_PAIR = (*PER_PAIR, PATH)
 
 _RAGGED = {"offsets": ("actions",)}
 """Of a task's state: row i owns entries first[i] to first[i + 1] - 1 of the second."""
@@ -31,7 +34,7 @@ def join_states(
     joined: State = {}
     for name in states[0]:
         values = [state[name] for state in states]
-        if name in PER_PAIR:
+        if name in _PER_PAIR:
             joined[name] = np.concatenate(values)
         elif name in PER_ROW:
             joined[name] = _scattered(rows, values)
@@ -56,7 +59,7 @@ def cut_states(
     """
     n_pairs = shares[-1].held.stop
     n_rows = n_pairs * rows_per_pair
-    lengths = {**dict.fromkeys(PER_PAIR, n_pairs), **dict.fromkeys(PER_ROW, n_rows)}
+    lengths = {**dict.fromkeys(_PER_PAIR, n_pairs), **dict.fromkeys(PER_ROW, n_rows)}
     for name, n in lengths.items():
         if name in state and len(state[name]) != n:
             raise ValueError(
@@ -69,7 +72,7 @@ def cut_states(
         rows = share.rows(n_pairs, rows_per_pair)
         own: State = {}
         for name, value in state.items():
-            if name in PER_PAIR:
+            if name in _PER_PAIR:
                 own[name] = value[share.held]
             elif name in PER_ROW:
                 own[name] = value[rows]
