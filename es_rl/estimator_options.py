@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TypedDict
 
 import numpy as np
@@ -22,6 +23,8 @@ class EstimatorOptions(TypedDict, total=False):
             `es_rl.noise_designs`.
         adapt_sigma: the most that ln σ moves in a window, see `es_rl.sigma_adaptation`; 0 for a
             σ that stays.
+        unroll_range: the shortest and the longest W where it is adapted, in steps, see
+            `es_rl.unroll_adaptation`; None for a W that stays. For NRES and GPES.
     """
 
     shaping: str
@@ -29,6 +32,7 @@ class EstimatorOptions(TypedDict, total=False):
     reward_offset: float
     noise: str
     adapt_sigma: float
+    unroll_range: Sequence[int] | None
 
 
 DEFAULTS: EstimatorOptions = {
@@ -37,6 +41,7 @@ DEFAULTS: EstimatorOptions = {
     "reward_offset": 0.0,
     "noise": "gaussian",
     "adapt_sigma": 0.0,
+    "unroll_range": None,
 }
 """What each option is where it is not given."""
 

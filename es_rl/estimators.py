@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from es_rl.estimator_options import positive_integer
 from es_rl.shaping import Part
 from es_rl.tasks import State, UnrolledTask
+from es_rl.unroll_adaptation import UnrollAdaptation
+from es_rl.unroll_range import MIN_PAIRS, lengths_in, range_text
 from es_rl.window import GradientEstimate, Piece, Window
 from es_rl.worker_state import NEVER
 from es_rl.workers import Estimator, pair_rows
@@ -62,6 +64,8 @@ class GPES(Estimator):
         ValueError: names the option that is out of range.
     """
 
+    fixed_window = ""
+
     def __init__(
         self,
         task: UnrolledTask,
@@ -94,6 +98,30 @@ class GPES(Estimator):
                 )
         self.noise_period = self.horizon if noise_period is None else noise_period
         self._period = NEVER if self.noise_period is None else self.noise_period
+        if self.unroll_range is not None:
+            self._unrolls = self._adaptive_unrolls(self.unroll_range, noise_period)
+
+    def _adaptive_unrolls(
+        self, unroll_range: tuple[int, int], noise_period: int | None
+    ) -> UnrollAdaptation:
+        try:
+            if self.n_pairs < MIN_PAIRS:
+                raise ValueError(f"needs n_pairs of {MIN_PAIRS} at least, has {self.n_pairs}")
+            lengths = lengths_in(unroll_range, self.unroll_length, self.horizon, noise_period)
+        except ValueError as error:
+            raise ValueError(f"unroll_range={range_text(unroll_range)}: {error}") from None
+        return UnrollAdaptation(lengths, self.unroll_length, self.n_pairs)
+
+    def unroll_window(self, theta: NDArray[np.float64]) -> Window:
+        """Do what `Estimator.unroll_window` does, after W was brought up to date."""
+        if self._unrolls is None:
+            return super().unroll_window(theta)
+        self._unrolls.choose()
+        window = super().unroll_window(theta)
+        into_segment = (self._step - 1) % self._period + 1  # K itself at a noise's end
+        weights = np.sqrt(self._segment + 1.0) * (self.sigma / self._sigmas)
+        self._unrolls.learn(window.parts, into_segment, weights)
+        return window
 
     def _settings(self) -> State:
         return {**super()._settings(), "noise_period": np.array(self.noise_period or 0)}
@@ -154,6 +182,8 @@ class NRES(GPES):
 class PES(GPES):
     """Persistent evolution strategies: a new noise every window (Algorithm 1)."""
 
+    fixed_window = "draws a new noise every window, so that its noise period would change with W"
+
     def __init__(
         self,
         task: UnrolledTask,
@@ -190,6 +220,7 @@ class TES(Estimator):
     """
 
     rows_per_worker = 3
+    fixed_window = "has a bias that depends on W"
 
     def __init__(
         self,
@@ -268,6 +299,7 @@ class FullES(Estimator):
     """
 
     whole_episodes = True
+    fixed_window = "unrolls whole episodes"
 
     def __init__(
         self,

@@ -17,6 +17,7 @@ from es_rl.option_kinds import (
     LearningRateSchedule,
     Names,
     Real,
+    Span,
     Text,
     Widths,
 )
@@ -266,6 +267,14 @@ OPTIONS: Mapping[str, Option] = {
         _ESTIMATOR,
         "How far the logarithm of sigma may move in an update, such as 0.05; 0: it stays.",
         default=0.0,
+    ),
+    "unroll_range": Option(
+        Span(),
+        _ESTIMATOR,
+        "Shortest and longest W, which is adapted between them: halved where successive windows "
+        "agree, doubled where they cancel (nres and gpes only); default: it stays.",
+        optional=True,
+        algos=("nres", "gpes"),
     ),
     "optimizer": Option(
         Choice(("sgd", "momentum", "adam", "clipup")), _OPTIMIZER, "Optimiser.", default=REQUIRED
