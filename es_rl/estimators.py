@@ -17,7 +17,6 @@ from es_rl.estimator_options import positive_integer
 from es_rl.shaping import Part
 from es_rl.tasks import State, UnrolledTask
 from es_rl.unroll_adaptation import UnrollAdaptation
-from es_rl.unroll_range import MIN_PAIRS, lengths_in, range_text
 from es_rl.window import GradientEstimate, Piece, Window
 from es_rl.worker_state import NEVER
 from es_rl.workers import Estimator, pair_rows
@@ -99,18 +98,9 @@ class GPES(Estimator):
         self.noise_period = self.horizon if noise_period is None else noise_period
         self._period = NEVER if self.noise_period is None else self.noise_period
         if self.unroll_range is not None:
-            self._unrolls = self._adaptive_unrolls(self.unroll_range, noise_period)
-
-    def _adaptive_unrolls(
-        self, unroll_range: tuple[int, int], noise_period: int | None
-    ) -> UnrollAdaptation:
-        try:
-            if self.n_pairs < MIN_PAIRS:
-                raise ValueError(f"needs n_pairs of {MIN_PAIRS} at least, has {self.n_pairs}")
-            lengths = lengths_in(unroll_range, self.unroll_length, self.horizon, noise_period)
-        except ValueError as error:
-            raise ValueError(f"unroll_range={range_text(unroll_range)}: {error}") from None
-        return UnrollAdaptation(lengths, self.unroll_length, self.n_pairs)
+            self._unrolls = UnrollAdaptation(
+                self.unroll_range, self.unroll_length, self.n_pairs, self.horizon, noise_period
+            )
 
     def unroll_window(self, theta: NDArray[np.float64]) -> Window:
         """Do what `Estimator.unroll_window` does, after W was brought up to date."""

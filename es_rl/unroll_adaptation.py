@@ -40,7 +40,7 @@ from numpy.typing import NDArray
 
 from es_rl.shaping import Part
 from es_rl.tasks import State
-from es_rl.unroll_range import MIN_PAIRS
+from es_rl.unroll_range import MIN_PAIRS, lengths_in, range_text
 
 __all__ = ["Agreement", "UnrollAdaptation"]
 
@@ -66,17 +66,34 @@ class UnrollAdaptation:
     """Chooses W for the windows that begin.
 
     Args:
-        lengths: that W may have, ascending, each twice the one before.
-        unroll_length: W to begin with, one of them.
-        n_pairs: N.
+        unroll_range: the shortest and the longest W, in steps.
+        unroll_length: W to begin with.
+        n_pairs: N, at least `MIN_PAIRS`.
+        horizon: T; None if episodes never end.
+        noise_period: K; None for the horizon.
 
     Attributes:
         length: W of today, in steps.
+
+    Raises:
+        ValueError: if W has no two lengths there, or some that cannot be compared.
     """
 
-    def __init__(self, lengths: Sequence[int], unroll_length: int, n_pairs: int) -> None:
-        self._lengths, self._first = tuple(lengths), unroll_length
-        self._n_pairs = n_pairs
+    def __init__(
+        self,
+        unroll_range: tuple[int, int],
+        unroll_length: int,
+        n_pairs: int,
+        horizon: int | None = None,
+        noise_period: int | None = None,
+    ) -> None:
+        try:
+            if n_pairs < MIN_PAIRS:
+                raise ValueError(f"needs n_pairs of {MIN_PAIRS} at least, has {n_pairs}")
+            self._lengths = lengths_in(unroll_range, unroll_length, horizon, noise_period)
+        except ValueError as error:
+            raise ValueError(f"unroll_range={range_text(unroll_range)}: {error}") from None
+        self._first, self._n_pairs = unroll_length, n_pairs
         self.reset()
 
     def reset(self) -> None:

@@ -31,7 +31,7 @@ class Study(NamedTuple):
 
 STUDIES = (
     Study("Swimmer-v4", 300_000, (25, 50, 100, 200, 400), 100, (25, 400)),
-    Study("HalfCheetah-v4", 800_000, (10, 20, 40, 80, 160), 40, (5, 320)),
+    Study("HalfCheetah-v4", 400_000, (10, 20, 40, 80), 40, (5, 160)),
 )
 EPISODES = 20
 
