@@ -19,6 +19,7 @@ from es_rl.agents.episodes import FinishedEpisode
 from es_rl.agents.loggers import begin_session, monitor_writer
 from es_rl.agents.persistence import PersistentAgent
 from es_rl.trainer import UpdateRecord
+from es_rl.workers import Estimator
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -158,6 +159,10 @@ class ESAgent(PersistentAgent):
             self.logger.record("rollout/mean_loss", record.mean_loss)
             self.logger.record("train/gradient_norm", record.gradient_norm)
             self.logger.record("train/learning_rate", rate)
+            estimator = self._ready().estimator
+            assert isinstance(estimator, Estimator)
+            for name, value in estimator.adapted.items():
+                self.logger.record(f"train/{name}", value)
             self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         return finished
 

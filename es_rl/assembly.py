@@ -208,7 +208,8 @@ def _make_trainer(config: TrainConfig, policy: Policy, task: UnrolledTask) -> Tr
         "noise": config.noise,
         "adapt_sigma": config.adapt_sigma,
     }
-    for name in ("unroll_length", "noise_period", "staggering", "top_pairs", "refresh_drift"):
+    for name in ("unroll_length", "noise_period", "staggering", "top_pairs", "unroll_range",
+                 "refresh_drift"):  # fmt: skip
         value = getattr(config, name)
         if value is not None:
             options[name] = value

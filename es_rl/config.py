@@ -22,6 +22,7 @@ from es_rl.options import (
     inapplicable,
     shown,
 )
+from es_rl.unroll_range import MIN_PAIRS, lengths_in, range_text
 
 __all__ = ["TrainConfig"]
 
@@ -65,6 +66,7 @@ class TrainConfig:
     noise: str
     adapt_sigma: float
     refresh_drift: float | None
+    unroll_range: tuple[int, int] | None
     optimizer: str
     learning_rate: float
     momentum: float | None
@@ -141,6 +143,8 @@ class TrainConfig:
             raise ConfigError(
                 f"--adapt-sigma {self.adapt_sigma:g}: needs four pairs at least; raise --n-pairs"
             )
+        if self.unroll_range is not None:
+            self._check_unroll_range(self.unroll_range)
         if self.squash_actions and self.clip_actions:
             raise ConfigError(
                 "--squash-actions: squashed actions are within their bounds; leave out "
@@ -151,6 +155,21 @@ class TrainConfig:
                 f"--observation-clip {self.observation_clip:g}: only normalised observations are "
                 "clipped; add --normalize-observations, or leave it out"
             )
+
+    def _check_unroll_range(self, unroll_range: tuple[int, int]) -> None:
+        option = f"--unroll-range {range_text(unroll_range)}"
+        if self.engine == "ray":
+            raise ConfigError(
+                f"{option}: needs all pairs in one process; give another --engine, or leave it out"
+            )
+        if self.n_pairs < MIN_PAIRS:
+            raise ConfigError(f"{option}: needs {MIN_PAIRS} pairs at least; raise --n-pairs")
+        if self.unroll_length is None:
+            return
+        try:
+            lengths_in(unroll_range, self.unroll_length, self.horizon, self.noise_period)
+        except ValueError as error:
+            raise ConfigError(f"{option}: {error}") from None
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> TrainConfig:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TypedDict
 
 import numpy as np
@@ -24,6 +25,8 @@ class EstimatorOptions(TypedDict, total=False):
             σ that stays.
         refresh_drift: how far θ may move, in units of σ√d, before a pair's running episode is
             unrolled again from its start, see `es_rl.drift`; 0 for never.
+        unroll_range: the shortest and the longest W where it is adapted, in steps, see
+            `es_rl.unroll_adaptation`; None for a W that stays. For NRES and GPES.
     """
 
     shaping: str
@@ -32,6 +35,7 @@ class EstimatorOptions(TypedDict, total=False):
     noise: str
     adapt_sigma: float
     refresh_drift: float
+    unroll_range: Sequence[int] | None
 
 
 DEFAULTS: EstimatorOptions = {
@@ -41,6 +45,7 @@ DEFAULTS: EstimatorOptions = {
     "noise": "gaussian",
     "adapt_sigma": 0.0,
     "refresh_drift": 0.0,
+    "unroll_range": None,
 }
 """What each option is where it is not given."""
 

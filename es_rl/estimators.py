@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from es_rl.estimator_options import positive_integer
 from es_rl.shaping import Part
 from es_rl.tasks import State, UnrolledTask
+from es_rl.unroll_adaptation import UnrollAdaptation
 from es_rl.window import GradientEstimate, Piece, Window
 from es_rl.worker_state import NEVER
 from es_rl.workers import Estimator, pair_rows
@@ -64,6 +65,7 @@ class GPES(Estimator):
     """
 
     can_refresh = True
+    fixed_window = ""
 
     def __init__(
         self,
@@ -97,6 +99,21 @@ class GPES(Estimator):
                 )
         self.noise_period = self.horizon if noise_period is None else noise_period
         self._period = NEVER if self.noise_period is None else self.noise_period
+        if self.unroll_range is not None:
+            self._unrolls = UnrollAdaptation(
+                self.unroll_range, self.unroll_length, self.n_pairs, self.horizon, noise_period
+            )
+
+    def unroll_window(self, theta: NDArray[np.float64]) -> Window:
+        """Do what `Estimator.unroll_window` does, after W was brought up to date."""
+        if self._unrolls is None:
+            return super().unroll_window(theta)
+        self._unrolls.choose()
+        window = super().unroll_window(theta)
+        into_segment = (self._step - 1) % self._period + 1  # K itself at a noise's end
+        weights = np.sqrt(self._segment + 1.0) * (self.sigma / self._sigmas)
+        self._unrolls.learn(window.parts, into_segment, weights)
+        return window
 
     def _settings(self) -> State:
         return {**super()._settings(), "noise_period": np.array(self.noise_period or 0)}
@@ -161,6 +178,8 @@ class NRES(GPES):
 class PES(GPES):
     """Persistent evolution strategies: a new noise every window (Algorithm 1)."""
 
+    fixed_window = "draws a new noise every window, so that its noise period would change with W"
+
     def __init__(
         self,
         task: UnrolledTask,
@@ -198,6 +217,7 @@ class TES(Estimator):
 
     rows_per_worker = 3
     can_refresh = True
+    fixed_window = "has a bias that depends on W"
 
     def __init__(
         self,
@@ -286,6 +306,7 @@ class FullES(Estimator):
     """
 
     whole_episodes = True
+    fixed_window = "unrolls whole episodes"
 
     def __init__(
         self,

@@ -44,10 +44,18 @@ class EventFile:
         rows: rows of earlier sessions, written first, so that a resumed run has one curve once
             the files of its earlier sessions are removed.
         elapsed: seconds that the run has taken so far.
+        unroll_length: W to begin with, where it is adapted; None where it is not.
     """
 
-    def __init__(self, folder: str, rows: Sequence[Row] = (), elapsed: float = 0.0) -> None:
+    def __init__(
+        self,
+        folder: str,
+        rows: Sequence[Row] = (),
+        elapsed: float = 0.0,
+        unroll_length: int | None = None,
+    ) -> None:
         self._origin = time.time() - elapsed
+        self._unroll_length, self._sequential_steps = unroll_length, 0
         name = f"events.out.tfevents.{time.time_ns()}.es_rl"
         self._records = RecordWriter(io.BufferedWriter(io.FileIO(os.path.join(folder, name), "x")))
         self._evaluations = 0
@@ -62,15 +70,20 @@ class EventFile:
                 self.close()
             raise
 
-    def append(self, row: Row, *, always: bool = False) -> None:
+    def append(self, row: Row, *, sigma: float | None = None, always: bool = False) -> None:
         """Add one point to each curve; the axis is the environment steps executed in training.
 
         Args:
             row: of one update; rows come in order, and each of them.
+            sigma: σ of the update, where it is adapted and known.
             always: add it even where later points are thinned out.
         """
         is_evaluated = row.eval_reward_mean is not None
         self._evaluations += is_evaluated
+        if self._unroll_length is not None:
+            if row.update > 1:  # the first one's steps include the start-up
+                self._unroll_length = row.sequential_steps - self._sequential_steps
+            self._sequential_steps = row.sequential_steps
         if not (
             always or _has_point(row.update) or (is_evaluated and _has_point(self._evaluations))
         ):
@@ -78,6 +91,8 @@ class EventFile:
         points = {
             "train/mean_loss": row.mean_loss,
             "train/gradient_norm": row.gradient_norm,
+            "train/sigma": sigma,
+            "train/unroll_length": self._unroll_length,
             "time/updates": row.update,
             "time/sequential_steps": row.sequential_steps,
             "time/episodes": row.episodes,

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from es_rl.schedules import parse_schedule
+from es_rl.unroll_range import check_range
 
 __all__ = [
     "Boolean",
@@ -24,6 +25,7 @@ __all__ = [
     "LearningRateSchedule",
     "Names",
     "Real",
+    "Span",
     "Text",
     "Widths",
     "did_you_mean",
@@ -215,6 +217,24 @@ class Widths(Kind):
             return tuple(Integer(1).check(width) for width in value)
         except ValueError:
             raise ValueError(self._rule) from None
+
+
+class Span(Kind):
+    """Two lengths, the shorter one first: 10:200."""
+
+    _metavar = "10:200"
+
+    def parse(self, text: str) -> tuple[int, int]:
+        """Return the lengths that `text` gives, joined by a colon or, as in messages, a comma."""
+        try:
+            ends = [Integer(1).parse(part) for part in text.replace(",", ":").split(":")]
+        except ValueError:
+            ends = []
+        return self.check(ends)
+
+    def check(self, value: Any) -> tuple[int, int]:
+        """Return `value` as a tuple."""
+        return check_range(value)
 
 
 class Names(Kind):

@@ -17,6 +17,7 @@ from es_rl.option_kinds import (
     LearningRateSchedule,
     Names,
     Real,
+    Span,
     Text,
     Widths,
 )
@@ -274,6 +275,14 @@ OPTIONS: Mapping[str, Option] = {
         "start, such as 0.5; 0: never (not for fulles and ars).",
         default=0.0,
         algos=WINDOWED,
+    ),
+    "unroll_range": Option(
+        Span(),
+        _ESTIMATOR,
+        "Shortest and longest W, which is adapted between them: halved where successive windows "
+        "agree, doubled where they cancel (nres and gpes only); default: it stays.",
+        optional=True,
+        algos=("nres", "gpes"),
     ),
     "optimizer": Option(
         Choice(("sgd", "momentum", "adam", "clipup")), _OPTIMIZER, "Optimiser.", default=REQUIRED

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -22,6 +22,7 @@ __all__ = ["Display", "RunResult", "resume", "train", "versions"]
 class _Silent:
     def opened(self, run_dir: str, config: TrainConfig, elapsed: float) -> None: ...
     def row(self, row: Row, best: Best | None) -> None: ...
+    def adapted(self, values: Mapping[str, float]) -> None: ...
     def evaluating(self, n_episodes: int) -> None: ...
     def note(self, text: str) -> None: ...
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -15,6 +15,7 @@ from es_rl.options import BUDGETS, ConfigError
 from es_rl.progress import ProgressFile, Row
 from es_rl.run_folder import Best, RunFolder
 from es_rl.trainer import UpdateRecord
+from es_rl.workers import Estimator
 
 if TYPE_CHECKING:
     from es_rl.event_file import EventFile
@@ -70,6 +71,9 @@ class Display(Protocol):
 
     def row(self, row: Row, best: Best | None) -> None:
         """An update was made and, where the row says so, evaluated."""
+
+    def adapted(self, values: Mapping[str, float]) -> None:
+        """The update whose row comes next was made with these values of adapted settings."""
 
     def evaluating(self, n_episodes: int) -> None:
         """An evaluation begins."""
@@ -154,7 +158,8 @@ class RunLoop:
         # imported here: loading tensorboard takes a quarter of a second
         from es_rl.event_file import EventFile
 
-        return EventFile(self._folder.path, self._earlier_rows, self._elapsed)
+        length = None if self._config.unroll_range is None else self._config.unroll_length
+        return EventFile(self._folder.path, self._earlier_rows, self._elapsed, length)
 
     def _loop(self) -> RunResult:
         self._trainer.start()
@@ -262,14 +267,18 @@ class RunLoop:
         if row is None or row.update == self._emitted:
             return
         self._emitted = row.update
+        estimator = self._trainer.estimator
+        adapted = estimator.adapted if isinstance(estimator, Estimator) else {}
         with self._folder.writing("progress.csv"):
             self._progress.append(row)
         if self._events is not None:
             with self._folder.writing("TensorBoard's events"):
-                self._events.append(row, always=is_last)
+                self._events.append(row, sigma=adapted.get("sigma"), always=is_last)
                 if time.monotonic() - self._flushed_at > _FLUSH_SECONDS:
                     self._events.flush()
                     self._flushed_at = time.monotonic()
+        if adapted:
+            self._display.adapted(adapted)
         self._display.row(row, self._best)
 
     @property

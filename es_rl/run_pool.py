@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
@@ -82,6 +82,9 @@ class _Reporter:
             # a broken pipe means that nobody listens any more, and `_should_stop` sees that too
             with suppress(BrokenPipeError):
                 self._connection.send(Evaluated(self._job, row))
+
+    def adapted(self, values: Mapping[str, float]) -> None:
+        """Say nothing."""
 
     def evaluating(self, n_episodes: int) -> None:
         """Say nothing."""

@@ -36,7 +36,7 @@ MIN_SAMPLES = 10
 _BYTES, _MOST_PAIRS = 1 << 27, 1024
 _INDEPENDENT: Mapping[str, tuple[Any, ...]] = {
     "shaping": ("none",), "top_pairs": (None,), "noise": ("gaussian", "fixed-norm"),
-    "adapt_sigma": (None, 0.0),
+    "adapt_sigma": (None, 0.0), "unroll_range": (None,),
 }  # fmt: skip
 """Values of options with which the pairs' estimates are independent of one another."""
 

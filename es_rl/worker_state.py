@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -19,6 +19,8 @@ from es_rl.shaping import Shaping
 from es_rl.sigma_adaptation import SigmaAdaptation
 from es_rl.staggering import check_staggering
 from es_rl.tasks import State, UnrolledTask, state_part
+from es_rl.unroll_adaptation import UnrollAdaptation
+from es_rl.unroll_range import check_range, range_text
 
 __all__ = ["NEVER", "PER_PAIR", "PER_ROW", "TASK_PREFIX", "WorkerState"]
 
@@ -32,8 +34,8 @@ PER_ROW = ("row_ended",)
 TASK_PREFIX = "task/"
 """What the names of the task's own arrays begin with in a state."""
 
-_OBSERVATIONS, _ADAPTATION = "observations/", "adaptation/"
-_WITHOUT_OPTIONS: dict[str, Any] = {**DEFAULTS, "top_pairs": 0}
+_OBSERVATIONS, _ADAPTATION, _UNROLLS = "observations/", "adaptation/", "unrolls/"
+_WITHOUT_OPTIONS: dict[str, Any] = {**DEFAULTS, "top_pairs": 0, "unroll_range": "none"}
 """Settings that a state holds only where they differ from these."""
 
 
@@ -47,6 +49,8 @@ class WorkerState:
     rows_per_worker: ClassVar[int] = 2
     whole_episodes: ClassVar[bool] = False
     can_refresh: ClassVar[bool] = False
+    fixed_window: ClassVar[str] = "has windows of one length"
+    """Why W cannot be adapted; empty where it can."""
 
     def __init__(
         self,
@@ -64,6 +68,7 @@ class WorkerState:
         noise: str = "gaussian",
         adapt_sigma: float = 0.0,
         refresh_drift: float = 0.0,
+        unroll_range: Sequence[int] | None = None,
     ) -> None:
         self.task = task
         self.n_pairs = positive_integer("n_pairs", n_pairs)
@@ -106,6 +111,8 @@ class WorkerState:
                 "today's θ and has nothing to refresh; leave it out"
             )
         self.refresh_drift = float(refresh_drift)
+        self.unroll_range = self._checked_range(unroll_range)
+        self._unrolls: UnrollAdaptation | None = None
         self._n_threads: int | None = getattr(task, "n_threads", None)
         self._normalizers: RowNormalizers | None = getattr(task, "normalizers", None)
         self.statistics: Statistics | None = None
@@ -115,6 +122,20 @@ class WorkerState:
         self._end = NEVER if self.horizon is None else self.horizon
         self._started = False
         self._first_pair, self._n_held = 0, self.n_pairs
+
+    def _checked_range(self, unroll_range: Sequence[int] | None) -> tuple[int, int] | None:
+        if unroll_range is None:
+            return None
+        try:
+            checked = check_range(unroll_range)
+        except ValueError as error:
+            raise ValueError(f"unroll_range={unroll_range}: {error}") from None
+        if self.fixed_window:
+            raise ValueError(
+                f"unroll_range={range_text(checked)}: {type(self).__name__} {self.fixed_window}; "
+                "leave it out, or take NRES or GPES"
+            )
+        return checked
 
     def hold(self, first_pair: int, n_held: int) -> None:
         """Take only some of the N pairs, and leave the others to estimators elsewhere.
@@ -132,6 +153,11 @@ class WorkerState:
         if self._adaptation is not None:
             raise ValueError(
                 f"adapt_sigma={self.adapt_sigma}: needs all pairs in one process; leave it out"
+            )
+        if self._unrolls is not None:
+            raise ValueError(
+                f"unroll_range={range_text(self.unroll_range)}: needs all pairs in one process; "
+                "leave it out"
             )
         if first_pair % BLOCK_PAIRS or not 0 <= first_pair < first_pair + n_held <= self.n_pairs:
             raise ValueError(
@@ -152,6 +178,8 @@ class WorkerState:
         self._row_ended = np.zeros(n_rows, np.bool_)
         self._sigmas = np.full(n, self.sigma)  # of each pair's running episode
         self._ratios: list[NDArray[np.float64]] = []  # σ over those of the pairs, by part
+        if self._unrolls is not None:
+            self._unrolls.reset()
         self._epsilon = np.zeros((n, d))
         self._accumulated: NDArray[np.float64] | None = None  # ξ, where it is not ε itself
         plain = self.shaping.is_identity and self._adaptation is None
@@ -207,13 +235,18 @@ class WorkerState:
             self._drift.load_state_dict(state)
 
     def _adaptation_state(self) -> State:
-        if self._adaptation is None:
-            return {}
-        return {_ADAPTATION + n: v for n, v in self._adaptation.state_dict().items()}
+        state: State = {}
+        if self._adaptation is not None:
+            state |= {_ADAPTATION + n: v for n, v in self._adaptation.state_dict().items()}
+        if self._unrolls is not None:
+            state |= {_UNROLLS + n: v for n, v in self._unrolls.state_dict().items()}
+        return state
 
     def _load_adaptation(self, state: Mapping[str, NDArray[Any]]) -> None:
         if self._adaptation is not None:
             self._adaptation.load_state_dict(state_part(state, _ADAPTATION))
+        if self._unrolls is not None:
+            self._unrolls.load_state_dict(state_part(state, _UNROLLS))
 
     def observation_state(self) -> State:
         """Return the observations' statistics, as part of the state; nothing if there are none."""
@@ -254,6 +287,7 @@ class WorkerState:
             "noise": self.noise,
             "adapt_sigma": self.adapt_sigma,
             "refresh_drift": self.refresh_drift,
+            "unroll_range": range_text(self.unroll_range),
         }
 
     def _check_settings(self, state: Mapping[str, NDArray[Any]]) -> None:

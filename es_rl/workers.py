@@ -103,7 +103,7 @@ class Estimator(WorkerState):
             stale = self._drift.exceeds(self._sigmas)
             replay = self._unroll_again(theta, np.flatnonzero(stale & self._is_underway))
         self._sum.clear()
-        window = self._observe(theta, np.full(self._n_held, self.unroll_length, np.int64))
+        window = self._observe(theta, np.full(self._n_held, self.unroll_length_now, np.int64))
         return window if replay is None else window.after(replay)
 
     def refresh(self, theta: NDArray[np.float64]) -> Window:
@@ -187,7 +187,7 @@ class Estimator(WorkerState):
                 own = self._sum.by_pair([part.differences * ratio**2 for part, ratio in parts])
                 self._adaptation.learn(own)
             self._sum.weigh(weights)
-        return self._sum.total(self.shaping.scale(self.sigma, self.unroll_length))
+        return self._sum.total(self.shaping.scale(self.sigma, self.unroll_length_now))
 
     def _weights(self, window: Window) -> list[NDArray[np.float64]]:
         """Return the weights of the window's noises, each difference over its own noise's σ."""
@@ -209,6 +209,21 @@ class Estimator(WorkerState):
     def sigma_now(self) -> float:
         """σ of today: the one given, unless it is adapted."""
         return self.sigma if self._adaptation is None else self._adaptation.sigma
+
+    @property
+    def unroll_length_now(self) -> int:
+        """W of the last window, in steps: the one given, unless it is adapted."""
+        return self.unroll_length if self._unrolls is None else self._unrolls.length
+
+    @property
+    def adapted(self) -> dict[str, float]:
+        """Today's values of those settings that are adapted, by name."""
+        values: dict[str, float] = {}
+        if self._adaptation is not None:
+            values["sigma"] = self.sigma_now
+        if self._unrolls is not None:
+            values["unroll_length"] = self.unroll_length_now
+        return values
 
     def gradient_nodes(
         self, weights: Sequence[NDArray[np.float64]] | None = None
@@ -244,7 +259,7 @@ class Estimator(WorkerState):
             window = self.unroll_window(theta)
             self.absorb(window)
             own = self._sum.by_pair(self._weights(window))
-            own *= self.n_pairs * self.shaping.scale(self.sigma, self.unroll_length)
+            own *= self.n_pairs * self.shaping.scale(self.sigma, self.unroll_length_now)
             return own, window.estimate(self.gradient(window))
         plain = self._sum
         each = self._sum = EachPair(self._n_held, theta.size, self._n_threads)
@@ -252,7 +267,7 @@ class Estimator(WorkerState):
             result = self.estimate(theta)
         finally:
             self._sum = plain
-        each.by_pair /= 2.0 * self.sigma**2 * self.unroll_length
+        each.by_pair /= 2.0 * self.sigma**2 * self.unroll_length_now
         return each.by_pair, result
 
     def _advance(self, theta: NDArray[np.float64], budget: NDArray[np.int64]) -> Window:

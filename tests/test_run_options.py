@@ -160,6 +160,7 @@ def test_options_are_off_by_default_and_in_the_papers_presets() -> None:
         "noise": "gaussian",
         "adapt_sigma": 0.0,
         "refresh_drift": 0.0,
+        "unroll_range": None,
         "normalize_observations": False,
         "squash_actions": False,
         "observation_clip": None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -19,6 +19,7 @@ from es_rl.run_folder import Best
 __all__ = ["LiveDisplay", "PlainDisplay", "SilentDisplay", "reward_text", "time_text"]
 
 _HEARTBEAT_SECONDS = 20.0
+_SYMBOLS = {"sigma": "σ", "unroll_length": "W"}
 
 
 def time_text(seconds: float) -> str:
@@ -46,6 +47,7 @@ class _Status:
         self.best: Best | None = None
         self.is_stopping = False
         self.activity = "loading"
+        self.adapted: Mapping[str, float] = {}
         self._origin = time.monotonic()
         self._first: Row | None = None
 
@@ -121,7 +123,16 @@ class _Status:
             limit = getattr(self.config, name)
             of = f" of {limit:,}" if limit is not None else ""
             parts.append(f"{name.replace('_', ' ')} {value:,}{of}")
-        return " · ".join(parts)
+        return " · ".join([*parts, *self.adapted_words()])
+
+    def adapted_words(self) -> list[str]:
+        """Return today's values of the adapted settings, such as "W 50"."""
+        return [f"{_SYMBOLS[name]} {value:.4g}" for name, value in self.adapted.items()]
+
+    def evaluation_line(self, row: Row, best: Best | None) -> str:
+        """Return what is told of an evaluated row."""
+        line = _evaluation_line(row, best, self.rate)
+        return " · ".join([line, *self.adapted_words()])
 
     def pace(self) -> str:
         parts = []
@@ -163,6 +174,9 @@ class SilentDisplay:
     def row(self, row: Row, best: Best | None) -> None:
         """Show nothing."""
 
+    def adapted(self, values: Mapping[str, float]) -> None:
+        """Show nothing."""
+
     def evaluating(self, n_episodes: int) -> None:
         """Show nothing."""
 
@@ -189,11 +203,15 @@ class PlainDisplay(SilentDisplay):
         self._status.open(run_dir, config, elapsed)
         self._line(self._status.title())
 
+    def adapted(self, values: Mapping[str, float]) -> None:
+        """Show the values from the next line on."""
+        self._status.adapted = values
+
     def row(self, row: Row, best: Best | None) -> None:
         """Print a line if the row was evaluated, or if there was none for long."""
         self._status.take(row, best)
         if row.eval_reward_mean is not None:
-            self._line(_evaluation_line(row, best, self._status.rate))
+            self._line(self._status.evaluation_line(row, best))
         elif time.monotonic() - self._last_line > _HEARTBEAT_SECONDS:
             parts = (self._status.counts(), self._status.pace())
             self._line(" · ".join(part for part in parts if part))
@@ -242,11 +260,15 @@ class LiveDisplay(SilentDisplay):
         self._status.open(run_dir, config, elapsed)
         self._console.print(Text(self._status.title(), "bold"))
 
+    def adapted(self, values: Mapping[str, float]) -> None:
+        """Show the values from the next refresh on."""
+        self._status.adapted = values
+
     def row(self, row: Row, best: Best | None) -> None:
         """Show the row at the next refresh; print a line if it was evaluated."""
         self._status.take(row, best)
         if row.eval_reward_mean is not None:
-            self._console.print(Text(_evaluation_line(row, best, self._status.rate)))
+            self._console.print(Text(self._status.evaluation_line(row, best)))
 
     def evaluating(self, n_episodes: int) -> None:
         """Show that an evaluation is going on."""

@@ -71,6 +71,7 @@ def train(
     noise: Annotated[_Text, _option("noise")] = None,
     adapt_sigma: Annotated[_Text, _option("adapt_sigma")] = None,
     refresh_drift: Annotated[_Text, _option("refresh_drift")] = None,
+    unroll_range: Annotated[_Text, _option("unroll_range")] = None,
     optimizer: Annotated[_Text, _option("optimizer")] = None,
     learning_rate: Annotated[_Text, _option("learning_rate")] = None,
     momentum: Annotated[_Text, _option("momentum")] = None,
