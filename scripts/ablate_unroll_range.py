@@ -1,7 +1,9 @@
 """Adaptive unroll length against fixed ones, at equal total steps: the table of docs/options.md.
 
     python scripts/ablate_unroll_range.py
+    python scripts/ablate_unroll_range.py --envs HalfCheetah-v4 --lengths 40 --learning-rate 0.08
 
+The second command moves θ as far in a step with windows of 40 as the first does with those of 10.
 Everything but W is the environment's nres preset. Each run is on one thread, whose number changes
 no result.
 """
@@ -64,7 +66,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--envs", default=",".join(study.env for study in STUDIES))
+    parser.add_argument("--lengths", help="fixed W, joined by commas, instead of all")
+    parser.add_argument("--learning-rate", type=float, help="instead of the preset's")
     args = parser.parse_args()
+    own = {} if args.learning_rate is None else {"learning_rate": args.learning_rate}
     seeds = [int(seed) for seed in args.seeds.split(",")]
     for study in STUDIES:
         if study.env not in args.envs.split(","):
@@ -72,8 +77,10 @@ def main() -> None:
         print(f"{study.env}, {study.total_steps:,} total steps, seeds {args.seeds}", flush=True)
         arms: list[dict[str, Any]] = [{"unroll_length": length} for length in study.fixed]
         arms.append({"unroll_length": study.first, "unroll_range": study.unroll_range})
+        if args.lengths is not None:
+            arms = [{"unroll_length": int(length)} for length in args.lengths.split(",")]
         for arm in arms:
-            results = [run(study, seed, **arm) for seed in seeds]
+            results = [run(study, seed, **arm, **own) for seed in seeds]
             rewards = [reward for reward, *_ in results]
             print(
                 "W {unroll_length}".format(**arm), arm.get("unroll_range", ""), "|",

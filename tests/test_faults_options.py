@@ -168,8 +168,11 @@ def some_value(name: str) -> Any:
     """A value that the option takes and is not its default."""
     kind, default = OPTIONS[name].kind, OPTIONS[name].default
     candidates: list[Any] = [1, 2, 0.5, 0.25, True, False, "Hopper-v4", "linear:9", [7], ["os"]]
-    candidates += [[100, 200]]
-    candidates += [{"frame_skip": 2}, *(kind.choices if isinstance(kind, Choice) else ())]
+    candidates += [
+        {"frame_skip": 2},
+        [25, 400],
+        *(kind.choices if isinstance(kind, Choice) else ()),
+    ]
     for value in candidates:
         try:
             if check_value(name, value) != default:
