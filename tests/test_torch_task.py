@@ -240,39 +240,6 @@ def test_options_out_of_range_are_named(options, message):
         _make(**options)
 
 
-@pytest.mark.parametrize(
-    ("returned", "message"),
-    [
-        (torch.ones(2), "init must return a dict of tensors"),
-        ({"x": 1.0}, "init must return a dict of tensors"),
-        ({"x": torch.ones(2, dtype=torch.bfloat16)}, r"state\['x'\] is torch.bfloat16 on cpu"),
-        ({"x": torch.ones(2, device="meta")}, r"state\['x'\] is torch.float32 on meta"),
-    ],
-)
-def test_start_states_that_cannot_be_kept_are_refused(returned, message):
-    with pytest.raises(TypeError, match=message):
-        _make(init=lambda generator: returned)
-
-
-@pytest.mark.parametrize(
-    ("step", "message"),
-    [
-        (lambda theta, s, t: (s, s["x"]), "floating scalar as loss, it returned torch.float64 of "
-                                          r"shape \(2,\)"),
-        (lambda theta, s, t: (s, t), "floating scalar as loss, it returned torch.int64"),
-        (lambda theta, s, t: ({}, s["x"].sum()), r"a state of \[\], init one of \['x'\]"),
-        (lambda theta, s, t: ({"x": s["x"][:1]}, s["x"].sum()), r"shape \(1,\), init as .*\(2,\)"),
-        (lambda theta, s, t: ({"x": s["x"].float()}, s["x"].sum()), "as torch.float32 of shape"),
-    ],
-)  # fmt: skip
-def test_steps_that_break_their_promise_are_refused(step, message):
-    task = _make(step=step)
-    task.allocate(1)
-    task.reset(np.array([0]), np.array([0], np.uint64))
-    with pytest.raises(TypeError, match=message):
-        task.unroll(np.array([0]), np.zeros((1, 2)), np.array([1]))
-
-
 def test_fresh_random_numbers_in_a_step_are_refused_by_pytorch():
     task = _make(step=lambda theta, s, t: (s, s["x"].sum() * torch.rand(())))
     task.allocate(1)
