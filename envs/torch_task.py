@@ -284,10 +284,11 @@ class _LinearizedStep:
 
         along_theta = torch.tensor(theta_tangents, dtype=self._theta.dtype)
         with _one_torch_thread():
-            state, loss = torch.func.vmap(one_direction, in_dims=1, out_dims=1)(
+            # what does not depend on the tangents gets its M here only if that comes first
+            state, loss = torch.func.vmap(one_direction, in_dims=1)(
                 self._unflatten(state_tangents), along_theta
             )
-        return self._flatten(state, theta_tangents.shape[:2]), _to_array(loss)
+        return self._flatten(state, theta_tangents.shape[:2]), _to_array(loss.movedim(0, 1))
 
     def pull(
         self, state_cotangents: NDArray[np.float64], loss_cotangents: NDArray[np.float64]
@@ -297,10 +298,10 @@ class _LinearizedStep:
 
         loss = torch.tensor(loss_cotangents, dtype=self._loss_dtype)
         with _one_torch_thread():
-            state, theta = torch.func.vmap(self._pull, in_dims=1, out_dims=1)(
+            state, theta = torch.func.vmap(self._pull, in_dims=1)(
                 (self._unflatten(state_cotangents), loss)
             )
-        return self._flatten(state, loss_cotangents.shape), _to_array(theta)
+        return self._flatten(state, loss_cotangents.shape), _to_array(theta.movedim(0, 1))
 
     def _unflatten(self, flat: NDArray[np.float64]) -> Tensors:
         """Cut (B, M, p) into tensors (B, M, ...) of the state's shapes and dtypes."""
@@ -315,8 +316,8 @@ class _LinearizedStep:
         return tensors
 
     def _flatten(self, state: Tensors, leading: tuple[int, ...]) -> NDArray[np.float64]:
-        """Join tensors (B, M, ...) to (B, M, p)."""
-        parts = [_to_array(state[key]).reshape(*leading, -1) for key in self._floats]
+        """Join tensors (M, B, ...) to (B, M, p), where `leading` is (B, M)."""
+        parts = [_to_array(state[key].movedim(0, 1)).reshape(*leading, -1) for key in self._floats]
         return np.concatenate(parts, axis=2) if parts else np.zeros((*leading, 0))
 
 
