@@ -10,6 +10,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from es_rl.envs.row_arrays import RowArrays, positive_integer
+from es_rl.envs.torch_checks import (
+    call_init,
+    check_step,
+    layout_of,
+    probe_init,
+    refuse_changes,
+    versions,
+)
 from es_rl.perturbations import split_over_threads
 from es_rl.tasks import UnrollResult
 
@@ -44,17 +52,21 @@ class TorchTask(RowArrays):
         task = TorchTask(init, step, num_params=1, horizon=50)
 
     `step` is traced by `torch.func.vmap`: no `if` on a tensor's value, no `.item()`, no fresh
-    random numbers. What is random belongs into the state: draw it in `init`, or keep indices of
-    mini-batches there. Everything else follows from these two functions: exact copies, states to
-    resume from, and derivatives in both directions for the baselines of `es_rl.baselines`. Rows
-    are unrolled in chunks of `chunk_rows`, each in one thread, so that results do not depend on
-    the number of threads.
+    random numbers, and nothing that changes θ or the state's tensors in place. What is random
+    belongs into the state: draw it in `init`, or keep indices of mini-batches there. Everything
+    else follows from these two functions: exact copies, states to resume from, and derivatives in
+    both directions for the baselines of `es_rl.baselines`. Rows are unrolled in chunks of
+    `chunk_rows`, each in one thread, so that results do not depend on the number of threads.
 
     Args:
-        init: takes a seeded `torch.Generator` and returns the start state, a dict of CPU tensors.
+        init: takes a seeded `torch.Generator` and returns the start state, a dict of real CPU
+            tensors, of the same names, shapes and dtypes for every seed. The generator is all
+            that it may draw from.
         step: takes θ (d,), the state and the step number t (int64, from 0), and returns the next
-            state, of the same names, shapes and dtypes, and the loss, a scalar. Floating tensors
-            of the state are differentiated, others are not.
+            state, of the same names, shapes and dtypes, and the loss, a scalar. It must make
+            new tensors, or work on a `clone()`: `state["x"].mul_(2)` or `theta += 1` would change
+            rows that wait for others. Floating tensors of the state are differentiated, others
+            are not.
         num_params: d.
         horizon: T, steps of an episode; None if it never ends.
         theta0: (d,), what `initial_theta` returns; None for zeros.
@@ -64,7 +76,8 @@ class TorchTask(RowArrays):
         n_threads: threads that share the chunks; None for all usable processors.
 
     Raises:
-        TypeError: if `init` or `step` does not return what is asked for.
+        TypeError: if `init` or `step` does not return what is asked for, or `step` works in place;
+            what `step` does is seen when it is first called.
         ValueError: names the option that is out of range.
     """
 
@@ -95,10 +108,9 @@ class TorchTask(RowArrays):
                 f"theta0 has shape {self._theta0.shape}, num_params={num_params} asks for "
                 f"({num_params},)"
             )
-        probe = self._start_state(name, 0)
-        self._shapes = {key: tuple(value.shape) for key, value in probe.items()}
-        self._dtypes = {key: value.dtype for key, value in probe.items()}
-        self._float_names = [key for key, kind in self._dtypes.items() if kind.is_floating_point]
+        probe = probe_init(name, init)
+        self._layout = layout_of(probe)
+        self._float_names = [key for key, value in probe.items() if value.is_floating_point()]
         self._names = list(probe)
         self.state_size = sum(probe[key].numel() for key in self._float_names)
         fields = {_STATE + key: (tuple(v.shape), v.numpy().dtype) for key, v in probe.items()}
@@ -112,25 +124,11 @@ class TorchTask(RowArrays):
         """Start a fresh episode on `rows` (B,): `init` with a generator of each row's seed."""
         for seed in np.unique(seeds):
             chosen = rows[seeds == seed]
-            for key, value in self._start_state(self.name, int(seed)).items():
+            state = call_init(self.name, self._init, int(seed))
+            self._layout.check(self.name, state, f"init with seed {seed}", "with seed 0")
+            for key, value in state.items():
                 self._rows[_STATE + key][chosen] = value.numpy()
         self._rows["step"][rows] = 0
-
-    def _start_state(self, name: str, seed: int) -> Tensors:
-        import torch
-
-        state = self._init(torch.Generator().manual_seed(seed))
-        if not isinstance(state, Mapping) or not all(
-            isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in state.items()
-        ):
-            raise TypeError(f"{name}: init must return a dict of tensors, it returned {state!r}")
-        for key, value in state.items():
-            if value.device.type != "cpu" or value.dtype in (torch.bfloat16, torch.complex32):
-                raise TypeError(
-                    f"{name}: state[{key!r}] is {value.dtype} on {value.device}; states are CPU "
-                    "tensors of a dtype that NumPy has"
-                )
-        return {key: value.detach() for key, value in state.items()}
 
     def unroll(
         self,
@@ -186,9 +184,10 @@ class TorchTask(RowArrays):
             # rows that are done are computed along, at a step that they know, and dropped: the
             # batch stays the same, and with it the rounding of every sum
             goes = torch.from_numpy(going)
-            (floats, loss), others = batched(
-                theta, *self._parted(state), clocks - torch.logical_not(goes).long()
-            )
+            t = clocks - torch.logical_not(goes).long()
+            before = versions(theta, state, t)
+            (floats, loss), others = batched(theta, *self._parted(state), t)
+            refuse_changes(self.name, before, theta, state, t)
             for key, value in {**floats, **others}.items():
                 chosen = goes.reshape(-1, *[1] * (value.ndim - 1))
                 state[key] = torch.where(chosen, value, state[key])
@@ -205,14 +204,24 @@ class TorchTask(RowArrays):
 
         clocks = torch.from_numpy(self._steps_of(rows))
         theta = torch.tensor(thetas, dtype=self._dtype)
-        floats, others = self._parted(self._tensors(rows))
+        state = self._tensors(rows)
+        floats, others = self._parted(state)
         batched = torch.func.vmap(self._checked_step)
+        before = versions(theta, state, clocks)
 
-        def function(floats: Tensors, theta: torch.Tensor) -> Any:
-            return batched(theta, floats, others, clocks)
+        def function(traced_floats: Tensors, traced_theta: torch.Tensor) -> Any:
+            result = batched(traced_theta, traced_floats, others, clocks)
+            refuse_changes(self.name, before, theta, state, clocks)
+            return result
 
         with _one_torch_thread():
-            result: Any = torch.func.vjp(function, floats, theta, has_aux=True)
+            try:
+                result: Any = torch.func.vjp(function, floats, theta, has_aux=True)
+            except RuntimeError:
+                # PyTorch refuses most work in place on what it differentiates, and names nothing
+                with torch.no_grad():
+                    function(floats, theta)
+                raise
         (new, loss), pull, new_others = result
         for key, value in {**new, **new_others}.items():
             self._rows[_STATE + key][rows] = value.detach().numpy()
@@ -234,25 +243,9 @@ class TorchTask(RowArrays):
         self, theta: torch.Tensor, floats: Tensors, others: Tensors, t: torch.Tensor
     ) -> tuple[tuple[Tensors, torch.Tensor], Tensors]:
         """Call the user's `step` for one copy, and hold it to its promise."""
-        new, loss = self._step(theta, {**floats, **others}, t)
-        if loss.ndim or not loss.dtype.is_floating_point:
-            raise TypeError(
-                f"{self.name}: step must return a floating scalar as loss, it returned "
-                f"{loss.dtype} of shape {tuple(loss.shape)}"
-            )
-        if set(new) != set(self._names):
-            raise TypeError(
-                f"{self.name}: step returned a state of {sorted(new)}, init one of "
-                f"{sorted(self._names)}"
-            )
-        for key, value in new.items():
-            if tuple(value.shape) != self._shapes[key] or value.dtype != self._dtypes[key]:
-                raise TypeError(
-                    f"{self.name}: step returned state[{key!r}] as {value.dtype} of shape "
-                    f"{tuple(value.shape)}, init as {self._dtypes[key]} of shape "
-                    f"{self._shapes[key]}"
-                )
-        parted = self._parted(dict(new))
+        returned = self._step(theta, {**floats, **others}, t)
+        new, loss = check_step(self.name, returned, self._layout)
+        parted = self._parted(new)
         return (parted[0], loss), parted[1]
 
 
@@ -291,10 +284,11 @@ class _LinearizedStep:
 
         along_theta = torch.tensor(theta_tangents, dtype=self._theta.dtype)
         with _one_torch_thread():
-            state, loss = torch.func.vmap(one_direction, in_dims=1, out_dims=1)(
+            # what does not depend on the tangents gets its M here only if that comes first
+            state, loss = torch.func.vmap(one_direction, in_dims=1)(
                 self._unflatten(state_tangents), along_theta
             )
-        return self._flatten(state, theta_tangents.shape[:2]), _to_array(loss)
+        return self._flatten(state, theta_tangents.shape[:2]), _to_array(loss.movedim(0, 1))
 
     def pull(
         self, state_cotangents: NDArray[np.float64], loss_cotangents: NDArray[np.float64]
@@ -304,10 +298,10 @@ class _LinearizedStep:
 
         loss = torch.tensor(loss_cotangents, dtype=self._loss_dtype)
         with _one_torch_thread():
-            state, theta = torch.func.vmap(self._pull, in_dims=1, out_dims=1)(
+            state, theta = torch.func.vmap(self._pull, in_dims=1)(
                 (self._unflatten(state_cotangents), loss)
             )
-        return self._flatten(state, loss_cotangents.shape), _to_array(theta)
+        return self._flatten(state, loss_cotangents.shape), _to_array(theta.movedim(0, 1))
 
     def _unflatten(self, flat: NDArray[np.float64]) -> Tensors:
         """Cut (B, M, p) into tensors (B, M, ...) of the state's shapes and dtypes."""
@@ -322,8 +316,8 @@ class _LinearizedStep:
         return tensors
 
     def _flatten(self, state: Tensors, leading: tuple[int, ...]) -> NDArray[np.float64]:
-        """Join tensors (B, M, ...) to (B, M, p)."""
-        parts = [_to_array(state[key]).reshape(*leading, -1) for key in self._floats]
+        """Join tensors (M, B, ...) to (B, M, p), where `leading` is (B, M)."""
+        parts = [_to_array(state[key].movedim(0, 1)).reshape(*leading, -1) for key in self._floats]
         return np.concatenate(parts, axis=2) if parts else np.zeros((*leading, 0))
 
 

@@ -115,6 +115,8 @@ class UORO(_ForwardBaseline):
     def _signs(self, workers: NDArray[np.int64], taken: int) -> NDArray[np.float64]:
         """Return ν of this step, (B, p): the signs of counter-based normal noise."""
         noise = np.empty((self.n_workers, self.differentiable.state_size))
+        if not noise.size:
+            return noise[workers]
         clocks = self._step[workers] + taken
         draw_noise(self.seed, workers, self._episode[workers], clocks, 1.0, noise)
         return np.where(noise[workers] < 0.0, -1.0, 1.0)
