@@ -334,6 +334,18 @@ class AgentBase(BaseAlgorithm):  # type: ignore[misc]
             lasting.update(self._earlier_statistics)
         return lasting
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy or a pickle holds: what `save` stores, and code as it is.
+
+        Like a loaded agent it makes a trainer, an environment and a logger of its own when it
+        needs them: particles, processes and open files cannot be shared.
+        """
+        state = {name: value for name, value in vars(self).items() if name != "_logger"}
+        own = dict.fromkeys(("_trainer", "_recorder", "_vec_env", "_vec_normalize_env"))
+        state.update(own, _saved_state=self._training_state(), _begun=False)
+        state.update(_last_obs=None, _custom_logger=False, n_envs=1)
+        return state
+
     def _restart_particles(self) -> None:
         """Forget the particles; θ, the counters and the optimiser's state stay."""
         state = self._saved_state

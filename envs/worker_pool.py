@@ -50,7 +50,20 @@ def usable_cpus() -> int:
     return os.cpu_count() or 1
 
 
-class LocalRows:
+class _Unique:
+    """What must not be copied: a second one would hold other rows, or none."""
+
+    _name: str
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # a copied environment may begin anew (`gymnasium.utils.EzPickle`), and processes have none
+        raise TypeError(
+            f"{self._name}: a GymnasiumTask cannot be copied or pickled; make a second one, and "
+            "bring it to the same place with allocate(n_rows) and set_state(task.get_state())"
+        )
+
+
+class LocalRows(_Unique):
     """The face of a `WorkerPool` on rows that live in this process."""
 
     n_workers = 1
@@ -89,7 +102,7 @@ class _Worker:
     progress: memoryview
 
 
-class WorkerPool:
+class WorkerPool(_Unique):
     """Processes that each hold `GymnasiumRows`.
 
     Args:

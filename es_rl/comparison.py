@@ -108,7 +108,8 @@ def make_plan(
 
     The windowed algorithms have the same window of W steps. With N pairs an update takes 2NW
     steps; TES, which unrolls three rows, has 2N/3 pairs, and FullES, whose unrolls have T steps,
-    has N·W/T: 2NW again. All other settings are each algorithm's own preset for the environment.
+    has N·W/T: 2NW again. All other settings are each algorithm's own preset for the environment;
+    where that counts only the best pairs, as ARS, it is the same share of them.
 
     Args:
         env: environment.
@@ -174,6 +175,15 @@ def make_plan(
             f"{reference} has {moved} pairs and not its preset's {of_preset}, so that an update "
             "takes equally many steps for all"
         )
+    for algo in algos:
+        chosen = {**settings, **own_settings.get(algo, {})}
+        top = None if "top_pairs" in chosen else _top_pairs(bases[algo], sizes[algo]["n_pairs"])
+        if top is not None:
+            sizes[algo]["top_pairs"] = top
+            notes.append(
+                f"{algo} keeps the best {top} of its {sizes[algo]['n_pairs']} pairs, about the "
+                f"share of its preset's {bases[algo].top_pairs} of {bases[algo].n_pairs}"
+            )
     configs = {algo: config_of(algo, **sizes[algo]) for algo in algos}
     budget = total_steps if total_steps is not None else max(map(preset_steps, configs.values()))
     every = eval_every
@@ -189,6 +199,13 @@ def make_plan(
             job = Job(config, os.path.join(folder, f"{algo}-seed{seed}"))
             jobs.append(job._replace(config=check_same_run(job, f"--dir {folder}")))
     return Plan(jobs, notes)
+
+
+def _top_pairs(preset: TrainConfig, n_pairs: int) -> int | None:
+    """Return the preset's share of best pairs among `n_pairs`; None if nothing has to change."""
+    if preset.top_pairs is None or n_pairs == preset.n_pairs:
+        return None
+    return max(1, round(preset.top_pairs * n_pairs / preset.n_pairs))
 
 
 def _check_settings(

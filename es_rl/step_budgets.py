@@ -10,16 +10,24 @@ from es_rl.options import WINDOWED, ConfigError
 
 __all__ = ["equal_pairs", "preset_steps", "steps_per_update"]
 
-_MOST_GROWTH = 4  # times a preset's N, before the user is asked instead
+# N may grow to either of them unasked: times a preset's N, or pairs that cost little anywhere
+_MOST_GROWTH = 4
+_FEW_PAIRS = 64
 
 
-def _steps_per_pair(config: TrainConfig) -> int:
-    """Return the steps that an update takes for each pair, both rows alive and start-up aside."""
+def _steps_per_pair(config: TrainConfig, window: int | None = None) -> int:
+    """Return the steps that an update takes for each pair, both rows alive and start-up aside.
+
+    Args:
+        config: with its horizon and window filled in.
+        window: W to reckon with; None for the config's.
+    """
     if config.algo not in WINDOWED:
         assert config.horizon is not None
         return 2 * config.horizon
-    assert config.unroll_length is not None
-    return (3 if config.algo == "tes" else 2) * config.unroll_length
+    length = config.unroll_length if window is None else window
+    assert length is not None
+    return (3 if config.algo == "tes" else 2) * length
 
 
 def steps_per_update(config: TrainConfig) -> int:
@@ -58,43 +66,64 @@ def equal_pairs(
         n_pairs: its N; None for that of its config, or the nearest for which all are whole.
 
     Raises:
-        ConfigError: if a given N makes another algorithm's a fraction, or only one far larger
-            than the config's does not.
+        ConfigError: if a given N makes another algorithm's a fraction, or only a large one, far
+            above the config's, does not.
     """
     costs = {algo: _steps_per_pair(config) for algo, config in configs.items()}
-    unit = math.lcm(*costs.values()) // costs[reference]
     wanted = configs[reference].n_pairs if n_pairs is None else n_pairs
-    pairs = wanted
-    if wanted % unit:
-        pairs = max(1, round(wanted / unit)) * unit
+    pairs = _nearest(wanted, costs, reference)
+    if pairs != wanted:
         if n_pairs is not None:
-            _refuse(n_pairs, costs, reference, unit, pairs)
-        if pairs > _MOST_GROWTH * wanted:
-            _ask_for_window(configs, pairs)
+            _refuse(n_pairs, costs, reference, pairs)
+        most = max(_MOST_GROWTH * wanted, _FEW_PAIRS)
+        if pairs > most:
+            _ask_for_window(configs, reference, pairs, most)
     return {algo: pairs * costs[reference] // cost for algo, cost in costs.items()}
 
 
-def _refuse(
-    n_pairs: int, costs: Mapping[str, int], reference: str, unit: int, nearest: int
-) -> None:
+def _unit(costs: Mapping[str, int], reference: str) -> int:
+    """Return what the reference's N must be a multiple of for all N to be whole."""
+    return math.lcm(*costs.values()) // costs[reference]
+
+
+def _nearest(wanted: int, costs: Mapping[str, int], reference: str) -> int:
+    """Return the N of the reference nearest to what is wanted with which all are whole."""
+    unit = _unit(costs, reference)
+    return wanted if wanted % unit == 0 else max(1, round(wanted / unit)) * unit
+
+
+def _refuse(n_pairs: int, costs: Mapping[str, int], reference: str, nearest: int) -> None:
     algo, cost = next((a, c) for a, c in costs.items() if n_pairs * costs[reference] % c)
     divisor = math.gcd(costs[reference], cost)
     raise ConfigError(
         f"--n-pairs {n_pairs}: for equal steps {algo} would need "
         f"{n_pairs}·{costs[reference] // divisor}/{cost // divisor} pairs, which is not whole; "
-        f"give a multiple of {unit}, such as {nearest}"
+        f"give a multiple of {_unit(costs, reference)}, such as {nearest}"
     )
 
 
-def _ask_for_window(configs: Mapping[str, TrainConfig], nearest: int) -> None:
+def _ask_for_window(
+    configs: Mapping[str, TrainConfig], reference: str, nearest: int, most: int
+) -> None:
+    """Refuse a window with which an N would be far too large, and name the nearest that does."""
     windowed = next(config for config in configs.values() if config.algo in WINDOWED)
+    whole = next(algo for algo in configs if algo not in WINDOWED)
     window, horizon = windowed.unroll_length, windowed.horizon
     assert window is not None
     assert horizon is not None
+
+    def pairs_with(length: int) -> int:
+        costs = {algo: _steps_per_pair(config, length) for algo, config in configs.items()}
+        return _nearest(configs[reference].n_pairs, costs, reference)
+
     divisors = [w for w in range(1, horizon + 1) if horizon % w == 0]
-    best = min(divisors, key=lambda w: abs(math.log(w / window)))
+    # windows of a whole episode need 3 pairs at most, so there always is one
+    best = min(
+        (w for w in divisors if w == horizon or pairs_with(w) <= most),
+        key=lambda w: abs(math.log(w / window)),
+    )
     raise ConfigError(
-        f"--unroll-length {window}: equal steps for fulles, whose episodes have {horizon} steps, "
+        f"--unroll-length {window}: equal steps for {whole}, whose episodes have {horizon} steps, "
         f"would take {nearest:,} pairs; give a window that divides the episode, such as "
         f"--unroll-length {best}, or --n-pairs {nearest}"
     )

@@ -6,6 +6,7 @@ import csv
 import itertools
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -25,7 +26,8 @@ from es_rl.comparison import (
 )
 from es_rl.config_layers import load_config
 from es_rl.curves import read_curve
-from es_rl.options import ConfigError
+from es_rl.envs.registration import NATIVE_ENVS
+from es_rl.options import ALGORITHMS, ConfigError
 from es_rl.run_pool import Evaluated, Finished, Job
 from es_rl.step_budgets import steps_per_update
 
@@ -96,6 +98,41 @@ def test_episodes_that_no_window_fits_into_are_asked_about(tmp_path: Path) -> No
         plan(tmp_path, **odd)
     made = plan(tmp_path, unroll_length=91, **odd)
     assert len({steps_per_update(job.config.with_horizon(1001)) for job in made.jobs}) == 1
+
+
+def test_windows_that_are_suggested_are_others_and_work(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"--unroll-length 1: .*3,000 pairs") as refused:
+        plan(tmp_path, unroll_length=1)
+    found = re.search(r"--unroll-length (\d+), or --n-pairs 3000$", str(refused.value))
+    assert found is not None
+    assert int(found[1]) != 1
+    plan(tmp_path, unroll_length=int(found[1]))
+
+
+_CLASSIC = ("CartPole-v1", "Acrobot-v1", "MountainCar-v0", "MountainCarContinuous-v0",
+            "Pendulum-v1")  # fmt: skip
+
+
+@pytest.mark.parametrize("env", [*NATIVE_ENVS, *_CLASSIC])
+def test_every_environment_is_compared_by_default(tmp_path: Path, env: str) -> None:
+    for algos in (ALGOS, ("nres", "ars"), tuple(ALGORITHMS)):
+        made = make_plan(env, algos, (0,), str(tmp_path))
+        assert [job.config.algo for job in made.jobs] == list(algos)
+        assert len({steps_per_update(job.config) for job in made.jobs}) == 1
+
+
+def test_the_best_pairs_of_a_preset_stay_the_same_share(tmp_path: Path) -> None:
+    def top(**given: Any) -> tuple[int, int | None, list[str]]:
+        made = make_plan("Walker2d-v5", ("nres", "ars"), (0,), str(tmp_path), **given)
+        config = made.jobs[1].config
+        return config.n_pairs, config.top_pairs, made.notes
+
+    assert top() == (
+        4, 3, ["ars keeps the best 3 of its 4 pairs, about the share of its preset's 30 of 40"],
+    )  # fmt: skip
+    assert top(n_pairs=400) == (40, 30, [])
+    assert top(own_settings={"ars": {"top_pairs": 2}}) == (4, 2, [])
+    assert top(n_pairs=10)[:2] == (1, 1)
 
 
 def test_settings_reach_those_they_are_for(tmp_path: Path) -> None:

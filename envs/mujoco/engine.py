@@ -14,7 +14,7 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from es_rl.envs.mujoco import kernel, numerics
+from es_rl.envs.mujoco import copying, kernel, numerics
 from es_rl.envs.mujoco.family import Setup
 from es_rl.envs.mujoco.fields import ARGUMENTS
 from es_rl.envs.mujoco.layout import FIELDS, DataLayout
@@ -325,6 +325,13 @@ class MujocoEngine:
                 )
         for name, target in targets.items():
             target[:] = state[name]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let copies and pickles be rebuilt; what the record points to stays this engine's."""
+        state = self.get_state() if self.n_rows else None
+        frame_skip = int(self._record["frame_skip"])
+        parts = (type(self), self._model, frame_skip, self._setup, self.n_threads, state)
+        return copying.rebuild, parts
 
     def _check_alive(self) -> int:
         """Return the batch, which must exist and belong to this process."""

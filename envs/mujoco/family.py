@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.random import Generator
 from numpy.typing import NDArray
 
 __all__ = ["Setup", "Start", "normal_velocity_start", "uniform_start"]
 
-Start = Callable[[np.random.Generator, NDArray[np.float64]], None]
+Start = Callable[[Generator, NDArray[np.float64]], None]
 """Draws one start, positions then velocities, into a (nq + nv,) float64 array."""
+
+_Values = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -24,7 +28,8 @@ class Setup:
             `address` is what MuJoCo's batch engine calls.
         parameters: numbers that the compiled functions read, in the family's own order.
         n_observation: length of the observation.
-        start: draws a new episode's start exactly as the environment's `reset_model` does.
+        start: draws a new episode's start exactly as the environment's `reset_model` does; can be
+            pickled.
         n_previous: how many numbers of the state before a step its reward needs.
         carries_observation: whether the observation reads quantities that MuJoCo derives and does
             not keep in a simulation's state, so that it must be kept beside it.
@@ -46,21 +51,26 @@ class Setup:
 
 def uniform_start(env: Any, scale: float) -> Start:
     """Return the start whose positions and velocities get noise, uniform in ±`scale`."""
-    qpos, qvel, nq, nv = env.init_qpos, env.init_qvel, env.model.nq, env.model.nv
-
-    def start(rng: np.random.Generator, out: NDArray[np.float64]) -> None:
-        out[:nq] = qpos + rng.uniform(-scale, scale, nq)
-        out[nq:] = qvel + rng.uniform(-scale, scale, nv)
-
-    return start
+    return functools.partial(_uniform, env.init_qpos, env.init_qvel, scale)
 
 
 def normal_velocity_start(env: Any, scale: float) -> Start:
     """Return the start with uniform noise on positions and normal noise on velocities."""
-    qpos, qvel, nq, nv = env.init_qpos, env.init_qvel, env.model.nq, env.model.nv
+    return functools.partial(_normal_velocity, env.init_qpos, env.init_qvel, scale)
 
-    def start(rng: np.random.Generator, out: NDArray[np.float64]) -> None:
-        out[:nq] = qpos + rng.uniform(-scale, scale, nq)
-        out[nq:] = qvel + scale * rng.standard_normal(nv)
 
-    return start
+# functions of the module, as one made inside another cannot be pickled
+
+
+def _uniform(qpos: _Values, qvel: _Values, scale: float, rng: Generator, out: _Values) -> None:
+    nq, nv = qpos.size, qvel.size
+    out[:nq] = qpos + rng.uniform(-scale, scale, nq)
+    out[nq:] = qvel + rng.uniform(-scale, scale, nv)
+
+
+def _normal_velocity(
+    qpos: _Values, qvel: _Values, scale: float, rng: Generator, out: _Values
+) -> None:
+    nq, nv = qpos.size, qvel.size
+    out[:nq] = qpos + rng.uniform(-scale, scale, nq)
+    out[nq:] = qvel + scale * rng.standard_normal(nv)

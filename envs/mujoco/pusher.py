@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from es_rl.envs.mujoco import kernel
-from es_rl.envs.mujoco.family import Setup, Start
+from es_rl.envs.mujoco.family import Setup
 from es_rl.envs.mujoco.fields import field, parameters
 from es_rl.envs.mujoco.numerics import action_cost, inner
 
@@ -32,29 +32,30 @@ def pusher(env: Any, version: int) -> Setup:
             env._reward_control_weight,
         ),
         n_observation=2 * _N_JOINTS + 9,
-        start=_start(env),
+        start=functools.partial(_start, env.init_qpos, env.init_qvel),
         n_previous=3,
         carries_observation=True,
         arithmetic=("np.sum", "np.dot"),
     )
 
 
-def _start(env: Any) -> Start:
-    qpos, qvel, nq, nv = env.init_qpos, env.init_qvel, env.model.nq, env.model.nv
-
-    def start(rng: np.random.Generator, out: NDArray[np.float64]) -> None:
-        while True:
-            x = rng.uniform(low=-0.3, high=0.0, size=1)
-            cylinder = np.concatenate([x, rng.uniform(low=-0.2, high=0.2, size=1)])
-            if np.linalg.norm(cylinder) > 0.17:
-                break
-        out[:nq] = qpos
-        out[nq - 4 : nq - 2] = cylinder
-        out[nq - 2 : nq] = 0.0
-        out[nq:] = qvel + rng.uniform(low=-0.005, high=0.005, size=nv)
-        out[-4:] = 0.0
-
-    return start
+def _start(
+    qpos: NDArray[np.float64],
+    qvel: NDArray[np.float64],
+    rng: np.random.Generator,
+    out: NDArray[np.float64],
+) -> None:
+    nq, nv = qpos.size, qvel.size
+    while True:
+        x = rng.uniform(low=-0.3, high=0.0, size=1)
+        cylinder = np.concatenate([x, rng.uniform(low=-0.2, high=0.2, size=1)])
+        if np.linalg.norm(cylinder) > 0.17:
+            break
+    out[:nq] = qpos
+    out[nq - 4 : nq - 2] = cylinder
+    out[nq - 2 : nq] = 0.0
+    out[nq:] = qvel + rng.uniform(low=-0.005, high=0.005, size=nv)
+    out[-4:] = 0.0
 
 
 @numba.njit(error_model="numpy", nogil=True)

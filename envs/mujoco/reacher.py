@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from es_rl.envs.mujoco import kernel
-from es_rl.envs.mujoco.family import Setup, Start
+from es_rl.envs.mujoco.family import Setup
 from es_rl.envs.mujoco.fields import field, parameters
 from es_rl.envs.mujoco.numerics import action_cost, inner
 
@@ -38,7 +38,7 @@ def reacher(env: Any, version: int) -> Setup:
             n_shown,
         ),
         n_observation=4 + (env.model.nq - 2) + 2 + n_shown,
-        start=_start(env),
+        start=functools.partial(_start, env.init_qpos, env.init_qvel),
         n_previous=3,
         carries_observation=True,
         carries_previous=True,
@@ -46,20 +46,21 @@ def reacher(env: Any, version: int) -> Setup:
     )
 
 
-def _start(env: Any) -> Start:
-    qpos, qvel, nq, nv = env.init_qpos, env.init_qvel, env.model.nq, env.model.nv
-
-    def start(rng: np.random.Generator, out: NDArray[np.float64]) -> None:
-        out[:nq] = rng.uniform(low=-0.1, high=0.1, size=nq) + qpos
-        while True:
-            goal = rng.uniform(low=-0.2, high=0.2, size=2)
-            if np.linalg.norm(goal) < 0.2:
-                break
-        out[nq - 2 : nq] = goal
-        out[nq:] = qvel + rng.uniform(low=-0.005, high=0.005, size=nv)
-        out[-2:] = 0.0
-
-    return start
+def _start(
+    qpos: NDArray[np.float64],
+    qvel: NDArray[np.float64],
+    rng: np.random.Generator,
+    out: NDArray[np.float64],
+) -> None:
+    nq, nv = qpos.size, qvel.size
+    out[:nq] = rng.uniform(low=-0.1, high=0.1, size=nq) + qpos
+    while True:
+        goal = rng.uniform(low=-0.2, high=0.2, size=2)
+        if np.linalg.norm(goal) < 0.2:
+            break
+    out[nq - 2 : nq] = goal
+    out[nq:] = qvel + rng.uniform(low=-0.005, high=0.005, size=nv)
+    out[-2:] = 0.0
 
 
 @numba.njit(error_model="numpy", nogil=True)
