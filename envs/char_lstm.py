@@ -9,8 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from es_rl.elementary import exp, log, tanh
-from es_rl.envs.row_arrays import RowArrays, positive_integer
+from es_rl.envs.row_arrays import RowArrays, checked, positive_integer
 from es_rl.envs.sonnets import SONNETS
+from es_rl.option_kinds import Boolean
+from es_rl.option_messages import shown
 from es_rl.perturbations import split_over_threads
 from es_rl.tasks import UnrollResult
 
@@ -128,13 +130,20 @@ class CharLstmTask(RowArrays):
         n_threads: int | None = None,
     ) -> None:
         text = SONNETS if text is None else text
+        if not isinstance(text, str):
+            raise ValueError(
+                f"text={shown(repr(text))}: must be a str, such as load_text(path) returns"
+            )
         self.alphabet = "".join(sorted(set(text)))
         n_chars = len(self.alphabet)
         if n_chars < 2:
-            raise ValueError(f"text={text!r}: must have two different characters at least")
+            raise ValueError(
+                f"text={shown(repr(text))}: must have two different characters at least"
+            )
         codes = {character: code for code, character in enumerate(self.alphabet)}
         self._text = np.array([codes[character] for character in text], np.int64)
-        self.units, self.fixed_start = positive_integer("units", units), fixed_start
+        self.units = positive_integer("units", units)
+        self.fixed_start: bool = checked("fixed_start", Boolean(), fixed_start)
         n = self.units
         super().__init__(
             "char-lstm",

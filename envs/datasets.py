@@ -10,12 +10,15 @@ import io
 import os
 import re
 import tarfile
+import zlib
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from es_rl.envs.row_arrays import positive_integer
 
 __all__ = [
     "DATASETS",
@@ -86,8 +89,9 @@ def fashion_mnist(folder: str | os.PathLike[str] | None = None, *, size: int = 8
 
     Raises:
         FileNotFoundError: if the files are not there.
-        ValueError: if a file is not what its name says.
+        ValueError: if a file is not what its name says, or names `size` if out of range.
     """
+    size = positive_integer("size", size)
     candidates = _FASHION_MNIST_FOLDERS if folder is None else (folder,)
     for candidate in map(Path, candidates):
         if _idx_path(candidate, "train-images-idx3-ubyte").exists():
@@ -116,9 +120,11 @@ def cifar10(folder: str | os.PathLike[str], *, size: int | None = None) -> Datas
 
     Raises:
         FileNotFoundError: if a file is not there.
-        ValueError: if a file is not a whole number of CIFAR-10 records.
+        ValueError: if a file is not a whole number of CIFAR-10 records, or names `size` if it is
+            out of range.
     """
     pixels = _CIFAR_CHANNELS * _CIFAR_SIDE**2
+    side = _CIFAR_SIDE if size is None else positive_integer("size", size)
     records = []
     for number in range(1, 6):
         path = Path(folder) / f"data_batch_{number}.bin"
@@ -132,7 +138,6 @@ def cifar10(folder: str | os.PathLike[str], *, size: int | None = None) -> Datas
         records.append(raw.reshape(-1, 1 + pixels))
     every = np.concatenate(records)
     planes = every[:, 1:].reshape(-1, _CIFAR_SIDE, _CIFAR_SIDE).astype(np.float32)
-    side = _CIFAR_SIDE if size is None else size
     if side != _CIFAR_SIDE:
         planes = resize(planes, side)
     images = planes.reshape(len(every), -1) / 255.0
@@ -153,7 +158,7 @@ def load_dataset(dataset: str | Dataset) -> Dataset:
     """
     if isinstance(dataset, Dataset):
         return dataset
-    if dataset not in DATASETS:
+    if not isinstance(dataset, str) or dataset not in DATASETS:
         raise ValueError(
             f"dataset={dataset!r}: choose one of {', '.join(DATASETS)}, or give a Dataset, such "
             "as cifar10(folder) returns"
@@ -190,7 +195,7 @@ def load_text(path: str | os.PathLike[str], member: str = r".*\.txt") -> str:
 
     Raises:
         FileNotFoundError: if there is no such path.
-        ValueError: if no file in it matches, or a file is not UTF-8.
+        ValueError: if no file in it matches, or a file is damaged or not UTF-8.
     """
     path = Path(path)
     texts: dict[str, bytes] = {}
@@ -198,11 +203,14 @@ def load_text(path: str | os.PathLike[str], member: str = r".*\.txt") -> str:
         files = (file for file in path.rglob("*") if file.is_file())
         texts = {str(file): file.read_bytes() for file in files if re.fullmatch(member, file.name)}
     elif re.search(r"\.tar(\.\w+)?$|\.tgz$", path.name):
-        with tarfile.open(path) as archive:
-            for info in archive:
-                stream = archive.extractfile(info)
-                if stream is not None and re.fullmatch(member, Path(info.name).name):
-                    texts[info.name] = stream.read()
+        try:
+            with tarfile.open(path) as archive:
+                for info in archive:
+                    stream = archive.extractfile(info)
+                    if stream is not None and re.fullmatch(member, Path(info.name).name):
+                        texts[info.name] = stream.read()
+        except (tarfile.TarError, EOFError, zlib.error) as error:
+            raise ValueError(f"{path}: not a whole tar archive") from error
     else:
         texts[str(path)] = _read_bytes(path)
     if not texts:

@@ -18,7 +18,8 @@ from es_rl.envs.inner_training import (
     make_workspace,
 )
 from es_rl.envs.random_draws import draw_initial
-from es_rl.envs.row_arrays import RowArrays, positive_integer, positive_number
+from es_rl.envs.row_arrays import RowArrays, checked, positive_integer, positive_number
+from es_rl.option_kinds import Real
 from es_rl.perturbations import split_over_threads
 from es_rl.tasks import UnrollResult
 
@@ -108,14 +109,15 @@ class HyperparameterTask(RowArrays):
     ) -> None:
         if objective not in OBJECTIVES:
             raise ValueError(f"objective={objective!r}: choose one of {', '.join(OBJECTIVES)}")
+        momentum = checked("momentum", Real(), momentum)
         if not 0.0 <= momentum < 1.0:
             raise ValueError(f"momentum={momentum}: must be at least 0 and below 1")
         self.dataset = load_dataset(dataset)
-        self.objective, self.momentum = objective, float(momentum)
+        self.objective, self.momentum = objective, momentum
         self.time_scale = positive_number("time_scale", time_scale)
         self.problem = make_problem(
             _standardised(self.dataset),
-            tuple(hidden),
+            hidden,
             activation,
             positive_integer("batch_size", batch_size),
             on_training_data=objective == "training-loss",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numba
@@ -17,6 +18,8 @@ from es_rl.envs.dense_kernels import (
     parameter_count,
 )
 from es_rl.envs.random_draws import EVALUATION, TRAINING, draw_batch
+from es_rl.option_kinds import Widths
+from es_rl.option_messages import shown
 
 __all__ = [
     "ACTIVATIONS",
@@ -71,7 +74,7 @@ class _Workspace(NamedTuple):
 
 def make_problem(
     dataset: Dataset,
-    hidden: tuple[int, ...],
+    hidden: Iterable[int],
     activation: str,
     batch_size: int,
     *,
@@ -83,8 +86,13 @@ def make_problem(
     Raises:
         ValueError: names the option that is out of range.
     """
-    if not hidden or any(isinstance(n, bool) or int(n) != n or n < 1 for n in hidden):
-        raise ValueError(f"hidden={hidden}: must be one or more positive layer sizes")
+    try:
+        widths = Widths().check(tuple(hidden))
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"hidden={shown(str(hidden))}: must be one or more positive layer sizes, listed as "
+            "in [32, 32]"
+        ) from None
     if activation not in ACTIVATIONS:
         raise ValueError(f"activation={activation!r}: choose one of {', '.join(ACTIVATIONS)}")
     train = dataset.train_inputs, dataset.train_labels
@@ -95,7 +103,7 @@ def make_problem(
             raise ValueError(
                 f"batch_size={batch_size}: {dataset.name} has {labels.size} images for {part}"
             )
-    sizes = np.array([train[0].shape[1], *hidden, dataset.n_classes], np.int64)
+    sizes = np.array([train[0].shape[1], *widths, dataset.n_classes], np.int64)
     return InnerProblem(sizes, activation == "gelu", batch_size, *train, *evaluation, by_accuracy)
 
 

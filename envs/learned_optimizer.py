@@ -15,6 +15,8 @@ from es_rl.envs.dense_kernels import parameter_count
 from es_rl.envs.inner_training import make_problem
 from es_rl.envs.random_draws import draw_initial, initial_theta
 from es_rl.envs.row_arrays import RowArrays, positive_integer
+from es_rl.option_kinds import Integer
+from es_rl.option_messages import shown
 from es_rl.perturbations import split_over_threads
 from es_rl.tasks import UnrollResult
 
@@ -70,14 +72,18 @@ class LearnedOptimizerTask(RowArrays):
         n_threads: int | None = None,
     ) -> None:
         self.dataset = load_dataset(dataset)
-        if sequence_seed is not None and not 0 <= sequence_seed < 2**64:
-            raise ValueError(
-                f"sequence_seed={sequence_seed}: must be an integer from 0 to 2**64 - 1, or None"
-            )
+        if sequence_seed is not None:
+            try:
+                sequence_seed = Integer(0, 2**64 - 1).check(sequence_seed)
+            except ValueError:
+                raise ValueError(
+                    f"sequence_seed={shown(sequence_seed)}: must be an integer from 0 to "
+                    "2**64 - 1, or None"
+                ) from None
         self.sequence_seed = sequence_seed
         self.problem = make_problem(
             self.dataset,
-            tuple(hidden),
+            hidden,
             activation,
             positive_integer("batch_size", batch_size),
             on_training_data=False,

@@ -5,11 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from es_rl.baselines.protocol import LinearizedStep
 from es_rl.envs import learned_optimizer_kernels as kernels
 from es_rl.envs.learned_optimizer import LearnedOptimizerTask
 from es_rl.envs.random_draws import EVALUATION, TRAINING, batch_table, draw_initial
 from es_rl.envs.torch_task import TorchTask
+from es_rl.tasks import UnrollResult
 
 if TYPE_CHECKING:
     import torch
@@ -27,7 +30,8 @@ class DifferentiableLearnedOptimizerTask(TorchTask):
         n_threads: threads that share the rows; None for all usable processors.
 
     Raises:
-        ValueError: if the task has no fixed sequence.
+        ValueError: if the task has no fixed sequence, or no end; when rows are unrolled, if they
+            would go beyond it.
     """
 
     def __init__(
@@ -39,14 +43,19 @@ class DifferentiableLearnedOptimizerTask(TorchTask):
     ) -> None:
         import torch
 
-        if task.sequence_seed is None or task.horizon is None:
+        if task.sequence_seed is None:
             raise ValueError("sequence_seed=None: derivatives need the fixed sequence of batches")
+        if task.horizon is None:
+            raise ValueError(
+                "horizon=None: the fixed sequence of batches must end; give the task a horizon"
+            )
+        self._n_batches = task.horizon
         problem, seed = task.problem, task.sequence_seed
         sizes = problem.sizes
         kind = getattr(torch, dtype, torch.float32)
 
         def batches(stream: np.uint32, n: int) -> torch.Tensor:
-            table = batch_table(seed, stream, task.horizon or 0, n, problem.batch_size)
+            table = batch_table(seed, stream, self._n_batches, n, problem.batch_size)
             return torch.from_numpy(table)
 
         self._sizes = [int(n) for n in sizes]
@@ -85,6 +94,29 @@ class DifferentiableLearnedOptimizerTask(TorchTask):
             chunk_rows=16,
             n_threads=n_threads,
         )
+
+    def unroll(
+        self,
+        rows: NDArray[np.int64],
+        thetas: NDArray[np.float64],
+        n_steps: NDArray[np.int64],
+    ) -> UnrollResult:
+        """Advance each of `rows` (B,) by `n_steps` (B,) under its own `thetas` (B, d)."""
+        self._check_end(rows, n_steps)
+        return super().unroll(rows, thetas, n_steps)
+
+    def linearize(self, rows: NDArray[np.int64], thetas: NDArray[np.float64]) -> LinearizedStep:
+        """Take one step on `rows` (B,) under `thetas` (B, d) and return it with its derivatives."""
+        self._check_end(rows, np.ones(rows.size, np.int64))
+        return super().linearize(rows, thetas)
+
+    def _check_end(self, rows: NDArray[np.int64], n_steps: NDArray[np.int64]) -> None:
+        end = int((self._steps_of(rows) + n_steps).max(initial=0))
+        if end > self._n_batches:
+            raise ValueError(
+                f"{self.name}: step {end} of an episode is asked for, and there are batches for "
+                f"{self._n_batches}; give the LearnedOptimizerTask a longer horizon"
+            )
 
     def _cross_entropy(
         self, params: torch.Tensor, hidden: torch.Tensor, labels: torch.Tensor

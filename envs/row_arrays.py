@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from es_rl.option_kinds import Integer, Kind, Real
+from es_rl.option_messages import shown
 from es_rl.tasks import State
 
-__all__ = ["RowArrays", "positive_integer", "positive_number"]
+__all__ = ["RowArrays", "checked", "positive_integer", "positive_number"]
 
 _STEP = "step"
 
@@ -103,15 +105,23 @@ class RowArrays:
         self._rows = {field: np.array(state[field], order="C") for field in self._fields}
 
 
-def positive_integer(name: str, value: int) -> int:
+def checked(name: str, kind: Kind, value: Any) -> Any:
+    """Return `value` in the normal form of its kind, or raise ValueError with the option's name."""
+    try:
+        return kind.check(value)
+    except ValueError as error:
+        # a list of one number is not to look like the number
+        text = repr(value) if isinstance(value, (list, tuple)) else value
+        raise ValueError(f"{name}={shown(text)}: {error}") from None
+
+
+def positive_integer(name: str, value: Any) -> int:
     """Return `value` as an int, or raise ValueError with the option's name."""
-    if isinstance(value, bool) or int(value) != value or value < 1:
-        raise ValueError(f"{name}={value}: must be a positive integer")
-    return int(value)
+    number: int = checked(name, Integer(1), value)
+    return number
 
 
-def positive_number(name: str, value: float) -> float:
+def positive_number(name: str, value: Any) -> float:
     """Return `value` as a float, or raise ValueError with the option's name."""
-    if isinstance(value, bool) or not 0.0 < value < float("inf"):
-        raise ValueError(f"{name}={value}: must be a positive number")
-    return float(value)
+    number: float = checked(name, Real(above=0), value)
+    return number

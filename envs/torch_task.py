@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from es_rl.baselines.protocol import LinearizedStep
 from es_rl.envs.row_arrays import RowArrays, positive_integer
 from es_rl.envs.torch_checks import (
     call_init,
@@ -198,7 +199,7 @@ class TorchTask(RowArrays):
             self._rows[_STATE + key][rows] = value.numpy()
         self._rows["step"][rows] = clocks.numpy()
 
-    def linearize(self, rows: NDArray[np.int64], thetas: NDArray[np.float64]) -> _LinearizedStep:
+    def linearize(self, rows: NDArray[np.int64], thetas: NDArray[np.float64]) -> LinearizedStep:
         """Take one step on `rows` (B,) under `thetas` (B, d) and return it with its derivatives."""
         import torch
 

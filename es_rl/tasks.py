@@ -108,12 +108,20 @@ class UnrolledTask(Protocol):
 
 
 class NonFiniteLossError(FloatingPointError):
-    """A row's loss became NaN or infinite, or its simulation diverged."""
+    """A row's loss became NaN or infinite, or its simulation diverged.
+
+    Attributes:
+        what: what became of which loss, without the advice for a training that follows it.
+    """
 
     def __init__(self, task: str, pair: int, sign: str, step: int, loss: float) -> None:
-        super().__init__(
+        self.what = (
             f"{task}: the loss of pair {pair} ({sign} row) became {loss} at step {step} of its "
-            "episode; lower --sigma or --learning-rate, or bound the actions with --clip-actions"
+            "episode"
+        )
+        super().__init__(
+            f"{self.what}; lower --sigma or --learning-rate, or bound the actions with "
+            "--clip-actions"
         )
         self.task, self.pair, self.sign, self.step, self.loss = task, pair, sign, step, loss
 

@@ -98,3 +98,10 @@ def test_options_out_of_range_are_named():
         CharLstmTask("aaa")
     with pytest.raises(ValueError, match="units=0: must be a positive integer"):
         CharLstmTask(units=0)
+    for text in (b"abc", ["ab", "c"], 5):
+        with pytest.raises(ValueError, match=r"^text=.*: must be a str, such as load_text"):
+            CharLstmTask(text)
+    with pytest.raises(ValueError, match="fixed_start=maybe: must be true or false"):
+        CharLstmTask(fixed_start="maybe")
+    with pytest.raises(ValueError, match=r"^text='a{299}\.\.\.: must have"):
+        CharLstmTask("a" * 100_000)

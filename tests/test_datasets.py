@@ -152,6 +152,14 @@ def test_cifar10_files_that_are_missing_or_cut_are_named(tmp_path):
         cifar10(tmp_path)
 
 
+@pytest.mark.parametrize("size", [0, -8, 1.5, "8"])
+def test_sizes_that_no_image_has_are_named(size, tmp_path):
+    _write_cifar(tmp_path)
+    for load in (cifar10, fashion_mnist):
+        with pytest.raises(ValueError, match=f"size={size}: must be a positive integer"):
+            load(tmp_path, size=size)
+
+
 @pytest.mark.parametrize("size", [1, 5, 8, 28, 40])
 def test_resizing_is_bilinear_at_pixel_centres(size):
     images = RNG.normal(size=(3, 28, 28)).astype(np.float32)
@@ -167,6 +175,8 @@ def test_a_dataset_is_found_by_name_or_taken_as_it_is():
     assert set(DATASETS) == {"digits", "mnist", "fashion-mnist"}
     with pytest.raises(ValueError, match="dataset='imagenet': choose one of digits, mnist"):
         load_dataset("imagenet")
+    with pytest.raises(ValueError, match=r"dataset=\['digits'\]: choose one of digits, mnist"):
+        load_dataset(["digits"])
 
 
 def test_text_is_read_from_files_folders_and_archives(tmp_path):
@@ -195,6 +205,9 @@ def test_text_that_is_not_there_or_no_text_is_refused(tmp_path):
     (tmp_path / "latin.txt").write_bytes("ö".encode("latin-1"))
     with pytest.raises(ValueError, match="not UTF-8 text"):
         load_text(tmp_path / "latin.txt")
+    (tmp_path / "plain.tar").write_text("some text")
+    with pytest.raises(ValueError, match=r"plain.tar: not a whole tar archive"):
+        load_text(tmp_path / "plain.tar")
 
 
 def test_an_archive_is_read_without_unpacking_anything(tmp_path):

@@ -129,6 +129,10 @@ def test_pixels_that_are_all_alike_cannot_be_standardised():
     [
         ({"objective": "loss"}, "objective='loss': choose one of training-loss, validation-acc"),
         ({"momentum": 1.0}, r"momentum=1.0: must be at least 0 and below 1"),
+        ({"momentum": "abc"}, "momentum=abc: must be a finite number"),
+        ({"momentum": True}, "momentum=true: must be a finite number"),
+        ({"time_scale": "abc"}, "time_scale=abc: must be a positive number"),
+        ({"hidden": 8}, "hidden=8: must be one or more positive layer sizes"),
         ({"time_scale": 0.0}, r"time_scale=0.0: must be a positive number"),
         ({"batch_size": 30, "objective": "validation-accuracy"}, "toy has 20 images for eval"),
     ],

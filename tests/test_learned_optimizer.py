@@ -173,11 +173,20 @@ def test_the_features_are_those_of_the_paper():
     [
         ({"hidden": ()}, r"hidden=\(\): must be one or more positive layer sizes"),
         ({"hidden": (3, 0)}, r"hidden=\(3, 0\): must be"),
+        ({"hidden": 8}, r"hidden=8: must be one or more .*, listed as in \[32, 32\]"),
+        ({"hidden": "88"}, "hidden=88: must be one or more"),
+        ({"hidden": ("a",)}, r"hidden=\('a',\): must be one or more"),
         ({"activation": "tanh"}, "activation='tanh': choose one of gelu, relu"),
         ({"batch_size": 0}, "batch_size=0: must be a positive integer"),
+        ({"batch_size": None}, "batch_size=None: must be a positive integer"),
+        ({"batch_size": (7,)}, r"batch_size=\(7,\): must be a positive integer"),
         ({"batch_size": 41}, "batch_size=41: toy has 40 images for training"),
         ({"batch_size": 21}, "batch_size=21: toy has 20 images for evaluation"),
         ({"sequence_seed": -1}, "sequence_seed=-1: must be an integer from 0"),
+        ({"sequence_seed": 2**64}, r"must be an integer from 0 to 2\*\*64 - 1, or None"),
+        ({"sequence_seed": 1.5}, "sequence_seed=1.5: must be an integer from 0"),
+        ({"sequence_seed": True}, "sequence_seed=true: must be an integer from 0"),
+        ({"sequence_seed": "abc"}, "sequence_seed=abc: must be an integer from 0"),
         ({"horizon": 0}, "horizon=0: must be a positive integer"),
     ],
 )
@@ -189,6 +198,24 @@ def test_options_out_of_range_are_named(options, message):
 def test_derivatives_need_a_fixed_sequence():
     with pytest.raises(ValueError, match="sequence_seed=None: derivatives need the fixed"):
         DifferentiableLearnedOptimizerTask(_toy(sequence_seed=None))
+
+
+def test_derivatives_need_an_end_of_the_sequence():
+    with pytest.raises(ValueError, match="horizon=None: the fixed sequence of batches must end"):
+        DifferentiableLearnedOptimizerTask(_toy(horizon=None))
+
+
+def test_the_twin_does_not_go_beyond_its_batches():
+    twin = DifferentiableLearnedOptimizerTask(_toy(horizon=3))
+    theta = twin.initial_theta()
+    twin.allocate(1)
+    twin.reset(ROW, np.array([0], np.uint64))
+    beyond = "step 4 of an episode is asked for, and there are batches for 3; give the Learned"
+    with pytest.raises(ValueError, match=beyond):
+        twin.unroll(ROW, theta[None], np.array([4]))
+    twin.unroll(ROW, theta[None], np.array([3]))
+    with pytest.raises(ValueError, match=beyond):
+        twin.linearize(ROW, theta[None])
 
 
 def test_tbptt_runs_on_the_differentiable_twin_in_single_precision():

@@ -90,6 +90,9 @@ def test_parameters_beyond_a_doubles_range_give_an_infinite_loss_not_a_wrong_one
     [
         ({"horizon": 0}, "horizon=0: must be a positive integer"),
         ({"dt": -1.0}, r"dt=-1.0: must be a positive number"),
+        ({"dt": "abc"}, r"dt=abc: must be a positive number"),
+        ({"dt": None}, r"dt=None: must be a positive number"),
+        ({"horizon": "abc"}, "horizon=abc: must be a positive integer"),
         ({"dt": math.inf}, r"dt=inf: must be a positive number"),
         ({"n_threads": 0}, "n_threads=0: must be a positive integer"),
     ],

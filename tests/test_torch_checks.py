@@ -10,6 +10,9 @@ from es_rl.baselines import BASELINES
 from es_rl.envs.torch_task import TorchTask
 from es_rl.estimators import ESTIMATORS
 
+# PyTorch compiles its own rules of forward differentiation when they are first used
+pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.* is deprecated")
+
 DOUBLE = torch.float64
 ROW, SEED = np.array([0]), np.array([0], np.uint64)
 

@@ -129,6 +129,20 @@ def test_a_text_file_is_what_the_lstm_reads(run: Run) -> None:
     assert facts["num_params"] == 2 * 3 * 2 + 8 * 4 + 4 * 2 + 3
 
 
+def test_a_closed_form_that_is_left_out_says_why(run: Run) -> None:
+    words = "variance influence-balancing --samples 10 --algos fulles"
+    why = "needs T² numbers, left out above --horizon 3000"
+    longer, shorter = run(f"{words} --horizon 3001"), run(f"{words} --horizon 30")
+    assert longer.out.splitlines()[-1] == f"closed form: {why}"
+    assert why not in shorter.out
+    assert _json(run(f"{words} --horizon 3001 --json"))["why_not_closed"] == why
+    assert _json(run(f"{words} --horizon 30 --json"))["why_not_closed"] is None
+    # a task that has none has nothing to explain
+    lorenz = run("variance lorenz --horizon 3001 --samples 10 --algos fulles")
+    assert lorenz.code == 0
+    assert "closed form" not in lorenz.out
+
+
 def test_theta_from_a_file(run: Run) -> None:
     np.save("theta.npy", np.array([-0.1]))
     told = _json(run(f"{BALANCING} --theta theta.npy --algos fulles --json"))
@@ -258,6 +272,10 @@ ERRORS = {
     "lorenz --sigma 1e200": "--sigma 1e+200: ",
     "lorenz --confidence 1": "--confidence 1: must lie between 0 and 1",
     "lorenz --env-kwargs dt=-1": "--env-kwargs dt=-1",
+    "lorenz --env-kwargs dt=abc": "--env-kwargs dt=abc: must be a positive number",
+    "lorenz --env-kwargs dt=true": "--env-kwargs dt=true: must be a positive number",
+    "lorenz --env-kwargs horizon=[9]": "--env-kwargs horizon=(9,): must be a positive integer",
+    "lorenz --env-kwargs horizon=null": "--env-kwargs horizon=null: its episodes never end; give",
     "lorenz --env-kwargs tau=1": "--env-kwargs tau=1: lorenz does not take it; it takes",
     "lorenz --env-kwargs n_threads=2": "--env-kwargs n_threads=2: use --threads 2",
     "lorenz --set policy=mlp": "--set: is for environments",
@@ -266,9 +284,22 @@ ERRORS = {
     "lorenz --theta text.npy": "--theta text.npy: is no .npy file of numbers",
     "lorenz --theta long.npy": "--theta long.npy: has shape (3,), lorenz takes (2,)",
     "lorenz --theta nan.npy": "--theta nan.npy: must hold finite numbers",
-    "lorenz --sigma 60 --samples 10": "nres W 100: lorenz: the loss of pair",
+    "lorenz --sigma 60 --samples 10": "nres W 100: lorenz: the loss of pair 0 (minus row) became "
+    "inf at step 5 of its episode; lower --sigma or --horizon, or name another --theta\n",
     "lorenz -o v.bmp": "-o v.bmp: give the file one of the extensions",
     "char-lstm --env-kwargs text=no.txt": "--env-kwargs text=no.txt: No such file",
+    "char-lstm --env-kwargs text=5": "--env-kwargs text=5: must be the path of a text",
+    "char-lstm --env-kwargs text=text.tar": "--env-kwargs text=text.tar: text.tar: not a whole tar",
+    "char-lstm --env-kwargs fixed_start=maybe": "--env-kwargs fixed_start=maybe: must be true or "
+    "false",
+    "hyperparameter-tuning --env-kwargs batch_size=abc": "--env-kwargs batch_size=abc: must be a "
+    "positive integer",
+    "hyperparameter-tuning --env-kwargs momentum=abc": "--env-kwargs momentum=abc: must be a ",
+    "learned-optimizer --env-kwargs hidden=8": "--env-kwargs hidden=8: must be one or more "
+    "positive layer sizes, listed as in [32, 32]",
+    "learned-optimizer --env-kwargs sequence_seed=abc": "--env-kwargs sequence_seed=abc: must be "
+    "an integer from 0 to 2**64 - 1, or None",
+    "learned-optimizer --env-kwargs dataset=[1]": "--env-kwargs dataset=(1,): choose one of",
     "learned-optimizer --env-kwargs dataset=x": "--env-kwargs dataset='x': choose one of",
     "Swimmer-v4 --set sigma=1": "--set sigma: only policy, hidden",
     "Swimmer-v4 --theta none": "--theta none: no such folder or file",
@@ -280,6 +311,7 @@ ERRORS = {
 @pytest.mark.parametrize("words", ERRORS, ids=str)
 def test_what_cannot_be_used_is_refused_in_one_line(run: Run, words: str) -> None:
     Path("text.npy").write_text("some text")
+    Path("text.tar").write_text("some text")
     np.save("long.npy", np.zeros(3))
     np.save("nan.npy", np.array([np.nan, 1.0]))
     outcome = run(f"variance {words}")

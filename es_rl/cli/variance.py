@@ -13,7 +13,15 @@ from es_rl.cli.extras import need_extra
 from es_rl.cli.plot import read_confidence
 from es_rl.cli.policy_source import read
 from es_rl.cli.settings import ImportModules, read_settings
-from es_rl.cli.variance_report import Case, Plan, Row, draw, facts, print_rows
+from es_rl.cli.variance_report import (
+    MAX_CLOSED_HORIZON,
+    Case,
+    Plan,
+    Row,
+    draw,
+    facts,
+    print_rows,
+)
 from es_rl.cli.variance_source import BUILT_IN, INITIAL, POLICY_OPTIONS, Request, open_subject
 from es_rl.option_kinds import Choice, Integer, Real
 from es_rl.options import ConfigError, check_value, parse_value
@@ -24,7 +32,6 @@ if TYPE_CHECKING:
 __all__ = ["variance"]
 
 _ALGOS = ("nres", "pes", "gpes", "tes", "fulles")
-_MAX_CLOSED_HORIZON = 3000  # the closed form needs T² numbers for each parameter
 _Text = str | None
 
 
@@ -241,12 +248,17 @@ def _measure(plan: Plan, cases: Sequence[Case], shown: bool) -> list[Row]:
                     ),
                     **case.options,
                 )  # fmt: skip
-            except (NonFiniteLossError, EnvironmentFaultError) as error:
+            except NonFiniteLossError as error:
+                raise ConfigError(
+                    f"{case.words}: {error.what}; lower --sigma or --horizon, or name another "
+                    "--theta"
+                ) from error
+            except EnvironmentFaultError as error:
                 raise ConfigError(f"{case.words}: {error}") from error
             except ValueError as error:
                 raise ConfigError(f"--sigma {plan.sigma}: {error}") from error
             closed = None
-            if subject.horizon <= _MAX_CLOSED_HORIZON:
+            if subject.horizon <= MAX_CLOSED_HORIZON:
                 closed = closed_variance(
                     kind, subject.task, subject.theta, horizon=subject.horizon,
                     unroll_length=case.unroll_length, noise_period=result.noise_period,

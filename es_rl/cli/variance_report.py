@@ -12,7 +12,10 @@ if TYPE_CHECKING:
     from es_rl.variance_figure import Line
     from es_rl.variance_interval import Interval
 
-__all__ = ["Case", "Plan", "Row", "draw", "facts", "print_rows"]
+__all__ = ["MAX_CLOSED_HORIZON", "Case", "Plan", "Row", "draw", "facts", "print_rows"]
+
+MAX_CLOSED_HORIZON = 3000
+"""The closed form needs T² numbers for each parameter: longer episodes go without it."""
 
 
 class Case(NamedTuple):
@@ -60,6 +63,14 @@ class Plan(NamedTuple):
     seed: int
     confidence: float
 
+    @property
+    def why_not_closed(self) -> str | None:
+        """Why the closed form that the task has is not told, None if it is or if there is none."""
+        horizon = self.subject.horizon
+        if horizon <= MAX_CLOSED_HORIZON or not hasattr(self.subject.task, "step_gradients"):
+            return None
+        return f"needs T² numbers, left out above --horizon {MAX_CLOSED_HORIZON}"
+
 
 class Row(NamedTuple):
     """One estimator, what was measured of it, and its exact variance if that is known."""
@@ -89,6 +100,7 @@ def facts(plan: Plan, rows: Sequence[Row], plot: str | None) -> dict[str, Any]:
         "task": plan.name, "theta": subject.theta_name, "num_params": subject.task.num_params,
         "horizon": subject.horizon, "sigma": plan.sigma, "pairs": plan.n_pairs,
         "samples": plan.n_samples, "seed": plan.seed, "confidence": plan.confidence, "plot": plot,
+        "why_not_closed": plan.why_not_closed,
         "estimators": [
             {
                 "algo": row.case.algo, "unroll_length": row.result.unroll_length,
@@ -141,6 +153,8 @@ def print_rows(plan: Plan, rows: Sequence[Row]) -> None:
         f"\nvariance: trace of the covariance of {whose}, its windows drawn at random\n"
         f"{equal}: of the mean of as many pairs' estimates as cost what one of fulles costs"
     )
+    if plan.why_not_closed is not None:
+        print(f"closed form: {plan.why_not_closed}")
 
 
 def draw(plan: Plan, rows: Sequence[Row], path: str) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from es_rl.option_kinds import did_you_mean
+from es_rl.option_messages import shown
 from es_rl.options import OPTIONS, ConfigError
 
 if TYPE_CHECKING:
@@ -152,7 +153,10 @@ def _built_in(request: Request) -> Subject:
     except (TypeError, ValueError) as error:
         raise ConfigError(f"--env-kwargs {error}") from None
     horizon = request.horizon or task.horizon or known.horizon
-    assert horizon is not None
+    if horizon is None:
+        raise ConfigError(
+            "--env-kwargs horizon=null: its episodes never end; give their steps with --horizon"
+        )
     theta = task.initial_theta()
     if request.theta != INITIAL:
         theta = _read_vector(request.theta, task.num_params, request.name)
@@ -175,6 +179,8 @@ def _checked_kwargs(name: str, kind: type, kwargs: dict[str, Any]) -> dict[str, 
         if key == "text" and value is not None:
             from es_rl.envs.datasets import load_text
 
+            if not isinstance(value, str):
+                raise ConfigError(f"--env-kwargs text={shown(value)}: must be the path of a text")
             try:
                 kwargs[key] = load_text(value)
             except (OSError, ValueError) as error:
