@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import secrets
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
@@ -13,6 +12,15 @@ from stable_baselines3.common import utils
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 
+from es_rl.agents.checks import (
+    MAX_SEED,
+    check_count,
+    check_kwargs,
+    check_policy,
+    check_rate,
+    check_scale,
+    check_seed,
+)
 from es_rl.agents.episodes import RecordingTask
 from es_rl.agents.policies import ESPolicy, LinearPolicy, MlpPolicy, check_device, policy_options
 from es_rl.agents.sources import EnvArgument, Source, open_source, vectorized
@@ -29,7 +37,6 @@ LearningRate = float | Callable[[float], float]
 
 _OPTIMIZER = "optimizer/"
 _STATISTICS = "statistics/"
-_MAX_SEED = 2**32 - 1
 
 
 class AgentBase(BaseAlgorithm):  # type: ignore[misc]
@@ -83,6 +90,22 @@ class AgentBase(BaseAlgorithm):  # type: ignore[misc]
         self._source: Source | None = None
         self._trainer: Trainer | None = None
         self._recorder: RecordingTask | None = None
+        check_policy(policy, tuple(self.policy_aliases))
+        check_rate(learning_rate, to_train=_init_setup_model)
+        check_count("stats_window_size", stats_window_size, least=1)
+        check_count("verbose", int(verbose) if isinstance(verbose, bool) else verbose, least=0)
+        for name, kwargs in (
+            ("optimizer_kwargs", optimizer_kwargs),
+            ("env_kwargs", env_kwargs),
+            ("policy_kwargs", policy_kwargs),
+        ):
+            check_kwargs(name, kwargs)
+        if seed is not None:
+            check_seed(seed)
+        if n_threads is not None:
+            check_count("n_threads", n_threads, least=0)
+        if init_scale is not None:
+            check_scale("init_scale", init_scale)
         if unknown := set(estimator) - set(self.estimator_options):
             raise TypeError(
                 f"{type(self).__name__} takes no argument {', '.join(sorted(unknown))}; its "
@@ -91,7 +114,7 @@ class AgentBase(BaseAlgorithm):  # type: ignore[misc]
         super().__init__(
             policy,
             None,
-            learning_rate,
+            learning_rate if callable(learning_rate) else float(learning_rate),
             policy_kwargs=policy_kwargs,
             stats_window_size=stats_window_size,
             tensorboard_log=tensorboard_log,
@@ -109,7 +132,7 @@ class AgentBase(BaseAlgorithm):  # type: ignore[misc]
         self.n_threads = n_threads
         self.sequential_steps = 0
         # all randomness of training comes from this number alone
-        self._noise_seed = secrets.randbelow(_MAX_SEED + 1) if seed is None else seed
+        self._noise_seed = secrets.randbelow(MAX_SEED + 1) if seed is None else seed
         # executed steps of this window that num_timesteps has not told the callbacks yet
         self._unannounced = 0
         # whether the particles have begun, and what they and the optimiser are to begin from
@@ -186,15 +209,10 @@ class AgentBase(BaseAlgorithm):  # type: ignore[misc]
             self._restart_particles()
 
     def _get_policy_from_name(self, policy_name: str) -> type[ESPolicy]:
-        if policy_name not in self.policy_aliases:
-            raise ValueError(
-                f"policy={policy_name!r}: choose one of {', '.join(self.policy_aliases)}"
-            )
         return self.policy_aliases[policy_name]
 
     def _setup_model(self) -> None:
         """Make the policy, with its initial θ."""
-        self._check_learning_rate()
         self._setup_lr_schedule()
         self.set_random_seed(self.seed)
         self._setup_policy()
@@ -214,14 +232,6 @@ class AgentBase(BaseAlgorithm):  # type: ignore[misc]
         scale = INIT_SCALES.get(core.kind, 0.0) if self.init_scale is None else self.init_scale
         core.theta = core.initial_theta(scale, self._noise_seed)
 
-    def _check_learning_rate(self) -> None:
-        rate = self.learning_rate
-        if not callable(rate) and not (math.isfinite(rate) and rate > 0):
-            raise ValueError(
-                f"learning_rate={rate}: must be a positive number, or a function of the progress "
-                "remaining"
-            )
-
     def _learning_rate_now(self, update: int) -> float:
         """Return today's learning rate; a schedule here follows progress, not updates."""
         return float(self.lr_schedule(self._current_progress_remaining))
@@ -240,8 +250,7 @@ class AgentBase(BaseAlgorithm):  # type: ignore[misc]
         """
         if seed is None:
             return
-        if int(seed) != seed or not 0 <= seed <= _MAX_SEED:
-            raise ValueError(f"seed={seed}: must be an integer from 0 to 2**32 - 1")
+        check_seed(seed)
         utils.set_random_seed(int(seed))
         self.action_space.seed(int(seed))
         if self._vec_env is not None:
@@ -269,7 +278,7 @@ class AgentBase(BaseAlgorithm):  # type: ignore[misc]
                 "env=None: training needs the environment, and files do not hold callables; pass "
                 "env=... to the constructor or to load, or call set_env"
             )
-        self._check_learning_rate()
+        check_rate(self.learning_rate)
         core = self.policy.core
         task = self._source.make_task(core, self.engine, self.n_threads)
         options = {name: getattr(self, name) for name in self.estimator_options}
@@ -282,8 +291,11 @@ class AgentBase(BaseAlgorithm):  # type: ignore[misc]
         trainer = Trainer(estimator, self._make_optimizer(core.num_params), core.theta)
         if "counters" in self._saved_state:
             trainer.load_state_dict({**self._saved_state, "theta": core.theta})
-        elif self._saved_state:
-            trainer.optimizer.load_state_dict(state_part(self._saved_state, _OPTIMIZER))
+            if statistics and estimator.statistics is not None:
+                # later than the particles' own if they were set from another agent's file
+                estimator.statistics.load_state_dict(statistics)
+        elif optimizer_state := state_part(self._saved_state, _OPTIMIZER):
+            trainer.optimizer.load_state_dict(optimizer_state)
         self._begun = "counters" in self._saved_state
         self._earlier_statistics = {
             n: v for n, v in self._saved_state.items() if n.startswith(_STATISTICS)
@@ -333,6 +345,20 @@ class AgentBase(BaseAlgorithm):  # type: ignore[misc]
         else:
             lasting.update(self._earlier_statistics)
         return lasting
+
+    def _set_statistics(self, known: State) -> None:
+        """Go on from what another agent knew of the observations; episodes that run keep theirs."""
+        named = {_STATISTICS + name: value for name, value in known.items()}
+        if self._trainer is None:
+            self._saved_state = {**self._saved_state, **named}
+            return
+        estimator = self._trainer.estimator
+        assert isinstance(estimator, Estimator)
+        if self._begun and estimator.statistics is not None:
+            estimator.statistics.load_state_dict(known)
+        else:
+            self._earlier_statistics = named
+            estimator.begin_with(known)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy or a pickle holds: what `save` stores, and code as it is.

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import io
+import json
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from stable_baselines3.common.logger import (
     CSVOutputFormat,
+    HumanOutputFormat,
+    JSONOutputFormat,
     Logger,
     TensorBoardOutputFormat,
     configure,
@@ -27,23 +32,19 @@ def resume_logger(
 ) -> Logger:
     """Return a logger that goes on with the logs in `folder`, for an agent that was loaded.
 
-    Stable-Baselines3's own `configure` begins progress.csv anew. Here its rows stay, up to the
-    agent's step; later ones, of a run that went on after the agent was saved, are dropped, and
-    TensorBoard is told to pass over theirs.
+    Stable-Baselines3's own `configure` begins all files anew. Here the rows of progress.csv and
+    the lines of progress.json stay, up to the agent's step; later ones, of a run that went on
+    after the agent was saved, are dropped, and TensorBoard is told to pass over theirs. log.txt,
+    which is for reading, stays whole and grows.
 
     Args:
         folder: where the logs are.
         format_strings: as for `configure`: "stdout", "log", "json", "csv", "tensorboard".
         num_timesteps: the agent's `num_timesteps`.
     """
-    path = os.path.join(folder, "progress.csv")
-    keys: list[str] = []
-    rows: list[dict[str, str]] = []
-    if "csv" in format_strings and os.path.isfile(path):
-        with open(path, newline="", encoding="utf-8") as stream:
-            reader = csv.DictReader(stream)
-            rows = [row for row in reader if _step(row) <= num_timesteps]
-            keys = list(reader.fieldnames or ())
+    keys, rows = _csv_rows(os.path.join(folder, "progress.csv"), num_timesteps)
+    lines = _json_lines(os.path.join(folder, "progress.json"), num_timesteps)
+    text = _text(os.path.join(folder, "log.txt"))
     logger = configure(os.fspath(folder), list(format_strings))
     for output in logger.output_formats:
         if isinstance(output, CSVOutputFormat) and rows:
@@ -51,6 +52,15 @@ def resume_logger(
             writer = csv.DictWriter(output.file, keys, lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)
+            output.file.flush()
+        elif isinstance(output, JSONOutputFormat):
+            output.file.writelines(lines)
+            output.file.flush()
+        elif isinstance(output, HumanOutputFormat) and output.own_file:
+            # `configure` has told there, as on the console, where it logs to
+            output.file.seek(0)
+            output.file.truncate()
+            output.file.write(text)
             output.file.flush()
     begin_session(logger, num_timesteps)
     return logger
@@ -89,5 +99,31 @@ def _rounded(write: Callable[[dict[str, Any]], None]) -> Callable[[dict[str, Any
     return lambda info: write({**info, "r": round(info["r"], 6)})
 
 
-def _step(row: dict[str, str]) -> int:
+def _text(path: str) -> str:
+    """Return what a file holds; nothing where there is none."""
+    if not os.path.isfile(path):
+        return ""
+    with open(path, newline="", encoding="utf-8") as stream:
+        return stream.read()
+
+
+def _csv_rows(path: str, num_timesteps: int) -> tuple[list[str], list[dict[str, str]]]:
+    """Return the keys of a CSV log, and its rows up to a step."""
+    reader = csv.DictReader(io.StringIO(_text(path), newline=""))
+    rows = [row for row in reader if _step(row) <= num_timesteps]
+    return list(reader.fieldnames or ()), rows
+
+
+def _json_lines(path: str, num_timesteps: int) -> list[str]:
+    """Return the lines of a JSON log up to a step, without one that was broken off."""
+    kept = []
+    for line in _text(path).splitlines(keepends=True):
+        with contextlib.suppress(json.JSONDecodeError):
+            row = json.loads(line)
+            if line.endswith("\n") and isinstance(row, dict) and _step(row) <= num_timesteps:
+                kept.append(line)
+    return kept
+
+
+def _step(row: dict[str, Any]) -> int:
     return int(float(row.get(_STEPS) or 0))

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import IO, TYPE_CHECKING, Any
 
 import torch
+from gymnasium import spaces
 from stable_baselines3.common import utils
 
 from es_rl.agents.base import AgentBase
@@ -22,8 +23,8 @@ from es_rl.agents.saving import (
 )
 from es_rl.agents.sources import EnvArgument, open_source, vectorized
 from es_rl.estimator_options import DEFAULTS
-from es_rl.normalization import Statistics
-from es_rl.tasks import state_part
+from es_rl.normalization import Normalizer, Statistics
+from es_rl.tasks import State, state_part
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -135,7 +136,10 @@ class PersistentAgent(AgentBase):
         exact_match: bool = True,
         device: torch.device | str = "auto",
     ) -> None:
-        """Set θ; optimiser and particles go on.
+        """Set θ, and what observations are normalised with; optimiser and particles go on.
+
+        From a file, training too goes on from what was known of the observations there: later
+        windows and episodes that begin see with that. A dict does not hold enough for it.
 
         Args:
             load_path_or_dict: what `get_parameters` returned, or a file that `save` wrote.
@@ -147,8 +151,9 @@ class PersistentAgent(AgentBase):
         """
         check_device(device)
         parameters = load_path_or_dict
+        known: State = {}
         if not isinstance(parameters, dict):
-            parameters = {"policy": {"theta": torch.from_numpy(read_agent(parameters).theta)}}
+            parameters, known = _parameters_in(read_agent(parameters))
         if (exact_match and set(parameters) != {"policy"}) or set(parameters) - {"policy"}:
             raise ValueError(
                 f"parameters of {', '.join(parameters) or 'nothing'}: this agent has those of "
@@ -161,6 +166,8 @@ class PersistentAgent(AgentBase):
                 raise ValueError(
                     f"parameters: they do not fit this agent's policy: {error}"
                 ) from error
+        if known and self.policy.core.normalizer is not None:
+            self._set_statistics(known)
 
     @classmethod
     def load(
@@ -254,11 +261,8 @@ class PersistentAgent(AgentBase):
         self._setup_policy()
         self.policy.core.theta = saved.theta
         known = state_part(saved.state, "statistics/")
-        normalizer = self.policy.core.normalizer
-        if normalizer is not None and known:
-            statistics = Statistics(normalizer.mean.size)
-            statistics.load_state_dict(known)
-            self.policy.core.normalizer = statistics.normalizer()
+        if self.policy.core.normalizer is not None and known:
+            self.policy.core.normalizer = _normalizer_of(known)
         for name, attribute in _COUNTERS.items():
             setattr(self, attribute, saved.counters[name])
         self._current_progress_remaining = saved.progress_remaining
@@ -303,3 +307,22 @@ class PersistentAgent(AgentBase):
         )
         if any(map(is_new, shaping)) or not same_system:
             self._restart_particles()
+
+
+def _normalizer_of(known: State) -> Normalizer:
+    """Return what the statistics `known` make of observations."""
+    statistics = Statistics(known["mean"].size if "mean" in known else 0)
+    statistics.load_state_dict(known)
+    return statistics.normalizer()
+
+
+def _parameters_in(saved: SavedAgent) -> tuple[dict[str, dict[str, torch.Tensor]], State]:
+    """Return the parameters in a file, as `get_parameters` does, and the statistics behind them."""
+    arrays = {"theta": saved.theta}
+    known = state_part(saved.state, "statistics/")
+    options = saved.arguments.get("policy_kwargs") or {}
+    if known or options.get("normalize_observations"):
+        size = spaces.flatdim(saved.observation_space)
+        normalizer = _normalizer_of(known) if known else Normalizer.identity(size)
+        arrays["observation_mean"], arrays["observation_scale"] = normalizer
+    return {"policy": {name: torch.from_numpy(array) for name, array in arrays.items()}}, known

@@ -305,7 +305,12 @@ def _source_from_dict(data: dict[str, Any] | None) -> Source | None:
 
 def _content(path: str | pathlib.Path | IO[bytes]) -> bytes:
     if not isinstance(path, (str, os.PathLike)):
-        return path.read()
+        content = path.read()
+        if not content and path.seekable():
+            # where `save` left it
+            path.seek(0)
+            content = path.read()
+        return content
     target = pathlib.Path(path)
     if not target.is_file() and not target.suffix:
         target = target.with_suffix(".zip")

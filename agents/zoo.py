@@ -25,8 +25,11 @@ _COMMANDS = ("train", "enjoy")
 _CONFIG = ("-conf", "--conf")
 
 
-def register_rl_zoo3() -> None:
+def register_rl_zoo3() -> list[str]:
     """Add the agents to the algorithms of rl_zoo3, as nres, pes, gpes, tes and fulles.
+
+    Returns:
+        the names that stand for agents of this library there.
 
     Raises:
         ImportError: if rl_zoo3, or what it needs, is not installed.
@@ -37,6 +40,16 @@ def register_rl_zoo3() -> None:
 
     # "ars" is sb3-contrib's there, and stays so
     ALGOS.update({name: agent for name, agent in AGENTS.items() if name not in ALGOS})
+    return [name for name, agent in AGENTS.items() if ALGOS[name] is agent]
+
+
+def _algorithm(arguments: list[str]) -> str | None:
+    """Return the value of --algo."""
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        name, equals, value = argument.partition("=")
+        if name == "--algo":
+            return value if equals else following
+    return None
 
 
 def main() -> None:
@@ -44,12 +57,13 @@ def main() -> None:
     command = sys.argv.pop(1) if len(sys.argv) > 1 else None
     if command not in _COMMANDS:
         sys.exit(f"usage: python -m es_rl.agents.zoo {{{','.join(_COMMANDS)}}} [rl_zoo3's options]")
-    register_rl_zoo3()
-    if command == "train" and not any(argument.startswith(_CONFIG) for argument in sys.argv):
-        from es_rl.agents.algorithms import AGENTS
-
-        if set(AGENTS) & set(sys.argv):
-            sys.exit("rl_zoo3 has no settings for these algorithms: pass a file, -conf FILE")
+    ours = register_rl_zoo3()
+    has_settings = any(argument.startswith(_CONFIG) for argument in sys.argv)
+    if command == "train" and not has_settings and _algorithm(sys.argv) in ours:
+        sys.exit(
+            f"--algo {_algorithm(sys.argv)}: rl_zoo3 has no settings for it: pass a file, "
+            "-conf FILE"
+        )
     if command == "train":
         from rl_zoo3.train import train as run
     else:

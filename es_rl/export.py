@@ -188,7 +188,8 @@ def torch_module(description: dict[str, Any]) -> nn.Module:
                 self.register_buffer("scale", torch.zeros(sizes[0]))
 
         def forward(self, observation: torch.Tensor) -> torch.Tensor:
-            seen = observation.float().flatten(1)
+            # not flattened: a batch of scalars has no second dimension to begin from
+            seen = observation.float().reshape(len(observation), sizes[0])
             if normalizes:
                 seen = (seen - self.mean) * self.scale
                 if limit is not None:

@@ -68,7 +68,7 @@ class MlpPolicy(Policy):
         normalize_observations: bool = False,
         observation_clip: float = 10.0,
     ) -> None:
-        if not hidden:
+        if hasattr(hidden, "__len__") and len(hidden) == 0:
             raise ValueError("hidden=(): an MLP needs a hidden layer; use LinearPolicy(bias=True)")
         super().__init__(
             observation_space,

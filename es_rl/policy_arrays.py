@@ -10,6 +10,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from es_rl.estimator_options import is_integer
 from es_rl.policy_kernels import ACTIVATIONS
 
 __all__ = ["PolicyArrays", "make_arrays"]
@@ -61,11 +62,25 @@ def make_arrays(
     """
     if activation not in ACTIVATIONS:
         raise ValueError(f"activation={activation!r}: choose one of {', '.join(ACTIVATIONS)}")
-    if any(int(width) != width or width < 1 for width in hidden):
+    _check_flags(
+        bias=bias,
+        clip_actions=clip_actions,
+        squash_actions=squash_actions,
+        normalize_observations=normalize_observations,
+    )
+    widths: Any = hidden
+    if isinstance(widths, str) or not isinstance(widths, (Sequence, np.ndarray)):
+        raise ValueError(f"hidden={hidden!r}: must list the widths of the layers, such as (64, 64)")
+    if not all(is_integer(width) and width >= 1 for width in hidden):
         raise ValueError(f"hidden={tuple(hidden)}: every width must be a positive integer")
-    if not (math.isfinite(observation_clip) and observation_clip >= 0):
+    if (
+        not isinstance(observation_clip, (int, float, np.number))
+        or not math.isfinite(observation_clip)
+        or observation_clip < 0
+    ):
         raise ValueError(
-            f"observation_clip={observation_clip}: must be a positive number, or 0 for no clipping"
+            f"observation_clip={observation_clip!r}: must be a positive number, or 0 for no "
+            "clipping"
         )
     n_out, low, high = _actions(action_space, clip_actions, squash_actions)
     return PolicyArrays(
@@ -79,6 +94,13 @@ def make_arrays(
         normalize=bool(normalize_observations),
         observation_bound=np.array([observation_clip or math.inf], np.float64),
     )
+
+
+def _check_flags(**flags: Any) -> None:
+    """Refuse what would count as true by accident, such as the word "no"."""
+    for name, value in flags.items():
+        if not isinstance(value, (bool, np.bool_)):
+            raise ValueError(f"{name}={value!r}: must be True or False")
 
 
 def _actions(

@@ -14,6 +14,7 @@ import torch
 from agents_toys import DRIFT, SWIMMER, Drift, TwoParts
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 import es_rl
@@ -422,15 +423,29 @@ def test_a_window_that_fails_leaves_theta_and_training_can_begin_afresh() -> Non
         ({"horizon": 0}, "horizon=0"),
         ({"learning_rate": -1.0}, "learning_rate=-1.0"),
         ({"learning_rate": float("nan")}, "learning_rate=nan"),
+        ({"learning_rate": "lin_0.1"}, "learning_rate='lin_0.1': .*, such as .*LinearSchedule"),
+        ({"learning_rate": None}, "learning_rate=None: must be a positive number"),
         ({"optimizer": "newton"}, "optimizer='newton'"),
         ({"optimizer_kwargs": {"momentum": 0.9}}, "momentum=0.9: sgd has none"),
         ({"staggering": "none"}, "staggering='none'"),
         ({"init_scale": -1.0}, "init_scale=-1.0"),
+        ({"init_scale": "a"}, "init_scale='a': must be zero or a positive"),
+        ({"stats_window_size": 0}, "stats_window_size=0: must be an integer, at least 1"),
+        ({"n_threads": 1.5}, "n_threads=1.5: must be an integer"),
+        ({"verbose": "a"}, "verbose='a': must be an integer"),
         ({"engine": "warp"}, "engine='warp'"),
         ({"seed": -1}, "seed=-1"),
         ({"seed": 2**32}, "seed=4294967296"),
+        ({"seed": "a"}, "seed='a': must be an integer from 0"),
         ({"device": "cuda"}, "device='cuda'"),
+        ({"device": "gpu"}, "device='gpu': .* use 'cpu'"),
         ({"policy_kwargs": {"net_arch": [64]}}, "LinearPolicy takes bias, clip_actions"),
+        ({"policy_kwargs": {"bias": "no"}}, "bias='no': must be True or False"),
+        ({"policy_kwargs": {"normalize_observations": 2}}, "normalize_observations=2: must be"),
+        ({"policy_kwargs": {"observation_clip": "a"}}, "observation_clip='a': must be a positive"),
+        ({"policy_kwargs": 3}, "policy_kwargs=3: must be a dict"),
+        ({"optimizer_kwargs": [1]}, r"optimizer_kwargs=\[1\]: must be a dict"),
+        ({"env_kwargs": "x"}, "env_kwargs='x': must be a dict"),
         ({"env": "Swimmer-v6"}, "Swimmer-v6"),
         ({"env": None}, "env=None"),
         ({"env_kwargs": {"wheels": 4}}, "wheels"),
@@ -444,6 +459,10 @@ def test_an_option_that_cannot_be_used_is_named(options: dict[str, Any], message
 def test_other_options_that_cannot_be_used_are_named() -> None:
     with pytest.raises(ValueError, match="policy='CnnPolicy': choose one of LinearPolicy, Mlp"):
         NRES("CnnPolicy", "Swimmer-v5")
+    with pytest.raises(ValueError, match="policy=ActorCriticPolicy: choose one of LinearPolicy"):
+        NRES(ActorCriticPolicy, "Swimmer-v5")
+    with pytest.raises(ValueError, match="hidden=16: must list the widths"):
+        NRES("MlpPolicy", "Swimmer-v5", policy_kwargs={"hidden": 16})
     with pytest.raises(ValueError, match="noise_period=15: must be a multiple"):
         GPES("LinearPolicy", "Swimmer-v5", unroll_length=10, noise_period=15)
     with pytest.raises(ValueError, match="horizon=None"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -122,6 +123,26 @@ def test_csv_holds_one_curve_after_a_resume(tmp_path: Any, whole: Any) -> None:
     assert [[line[key] for key in timeless] for line in found] == [
         [line[key] for key in timeless] for line in expected
     ]
+
+
+def test_json_holds_one_curve_after_a_resume_and_the_text_goes_on(tmp_path: Any) -> None:
+    agent = make_agent()
+    agent.set_logger(configure(str(tmp_path), ["json", "log"]))
+    agent.learn(900)
+    agent.save(tmp_path / "agent")
+    agent.learn(300, reset_num_timesteps=False)
+    agent.logger.close()
+    text = (tmp_path / "log.txt").read_text()
+    with (tmp_path / "progress.json").open("a") as stream:
+        stream.write('{"time/total_timesteps": 12')  # broken off
+    loaded = NRES.load(tmp_path / "agent")
+    loaded.set_logger(resume_logger(tmp_path, ["json", "log"], loaded.num_timesteps))
+    loaded.learn(2000 - loaded.num_timesteps, reset_num_timesteps=False)
+    loaded.logger.close()
+    lines = [json.loads(line) for line in (tmp_path / "progress.json").read_text().splitlines()]
+    assert [line["time/total_timesteps"] for line in lines] == list(range(200, 2041, 80))
+    assert (tmp_path / "log.txt").read_text().startswith(text)
+    assert (tmp_path / "log.txt").read_text().count("sequential_steps") > 24
 
 
 def test_a_resumed_logger_begins_a_new_file_where_there_is_none(tmp_path: Any) -> None:

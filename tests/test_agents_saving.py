@@ -270,6 +270,8 @@ def test_files_can_be_streams_and_folders_are_made(tmp_path: Any) -> None:
     agent.learn(300)
     stream = io.BytesIO()
     agent.save(stream)
+    # as it stands, at its end, and rewound
+    assert everything(NRES.load(stream)) == everything(agent)
     stream.seek(0)
     loaded = NRES.load(stream)
     agent.save(str(tmp_path / "new" / "folder" / "agent"))
@@ -283,6 +285,47 @@ def test_parameters_are_read_from_a_file(tmp_path: Any) -> None:
     agent.save(tmp_path / "agent")
     other.set_parameters(tmp_path / "agent")
     np.testing.assert_array_equal(other.policy.core.theta, agent.policy.core.theta)
+
+
+@pytest.mark.parametrize("learned", ["never", "before", "loaded"])
+def test_the_statistics_of_observations_are_read_with_the_parameters(
+    tmp_path: Any, learned: str
+) -> None:
+    normalized: dict[str, Any] = {"policy_kwargs": {"normalize_observations": True}}
+    agent, other = make_agent(**normalized), make_agent(**normalized, seed=4)
+    agent.save(tmp_path / "fresh")
+    agent.learn(300)
+    agent.save(tmp_path / "agent")
+    if learned != "never":
+        other.learn(500)
+    if learned == "loaded":
+        other.save(tmp_path / "other")
+        other = NRES.load(tmp_path / "other")
+    other.set_parameters(tmp_path / "agent")
+    x = np.random.default_rng(0).normal(size=(6, 8))
+    np.testing.assert_array_equal(other.predict(x)[0], agent.predict(x)[0])
+    # training goes on from them too
+    known = agent._ready().estimator.statistics.count
+    other.learn(1, reset_num_timesteps=False)
+    executed = 80 if learned != "never" else 120  # a window, or the start
+    assert other._ready().estimator.statistics.count == known + executed
+    other.set_parameters(tmp_path / "fresh")
+    np.testing.assert_array_equal(other.policy.core.normalizer.mean, np.zeros(8))
+    plain = make_agent()
+    with pytest.raises(ValueError, match="do not fit this agent's policy"):
+        plain.set_parameters(tmp_path / "agent")
+    plain.save(tmp_path / "plain")
+    with pytest.raises(ValueError, match="do not fit this agent's policy"):
+        other.set_parameters(tmp_path / "plain")
+
+
+def test_another_optimiser_begins_anew_and_statistics_go_on(tmp_path: Any) -> None:
+    agent = make_agent(policy_kwargs={"normalize_observations": True})
+    agent.learn(300)
+    agent.save(tmp_path / "agent")
+    loaded = NRES.load(tmp_path / "agent", optimizer="adam", learning_rate=0.01)
+    loaded.learn(100, reset_num_timesteps=False)
+    assert loaded._ready().estimator.statistics.count > agent._ready().estimator.statistics.count
 
 
 def test_a_file_holds_json_and_plain_arrays_only(tmp_path: Any) -> None:

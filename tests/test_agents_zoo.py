@@ -109,5 +109,17 @@ def test_the_module_runs_as_a_program_and_says_what_there_is() -> None:
 
 
 def test_training_without_a_hyperparameter_file_says_what_is_missing(zoo: Any) -> None:
-    with pytest.raises(SystemExit, match="-conf FILE"):
-        zoo("train", "--algo", "nres", "--env", "Swimmer-v5")
+    for algo in (("--algo", "nres"), ("--algo=nres",)):
+        with pytest.raises(SystemExit, match=r"--algo nres: .*-conf FILE"):
+            zoo("train", *algo, "--env", "Swimmer-v5")
+
+
+def test_names_that_are_other_libraries_stay_theirs(
+    zoo: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train = pytest.importorskip("rl_zoo3.train")
+    called = []
+    monkeypatch.setattr(train, "train", lambda: called.append(sys.argv[1:]))
+    for arguments in (("--algo", "ars"), ("--algo", "ppo", "-f", "nres"), ("--env", "pes")):
+        zoo("train", *arguments)
+    assert len(called) == 3

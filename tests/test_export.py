@@ -40,6 +40,7 @@ POLICIES = {
     "normalised without bounds": lambda: MlpPolicy(
         BOX, SHAPED, hidden=(9,), normalize_observations=True, observation_clip=0
     ),
+    "of a scalar": lambda: LinearPolicy(spaces.Box(-1.0, 1.0, (), np.float32), TIGHT, bias=True),
     "of a dict": lambda: LinearPolicy(spaces.Dict(a=BOX, b=spaces.Discrete(3)), TIGHT),
 }
 

@@ -96,6 +96,17 @@ def test_seeds_are_given_per_copy_and_go_on_without_one() -> None:
         ours.reset(seed=[1, 2])
 
 
+def test_generators_and_their_seeds_are_told_for_each_copy() -> None:
+    ours, theirs = MujocoVectorEnv("Swimmer-v4", 3), twin("Swimmer-v4", 3, MODES[0])
+    assert len(set(ours.np_random_seed)) == 3
+    for seed in (3, None, [5, None, 9]):
+        ours.reset(seed=seed)
+        theirs.reset(seed=seed)
+        assert ours.np_random_seed == theirs.np_random_seed
+        states = [[g.bit_generator.state for g in envs.np_random] for envs in (ours, theirs)]
+        assert states[0] == states[1]
+
+
 def test_make_vec_finds_every_native_environment() -> None:
     assert len(NATIVE_ENVS) == 21
     for env_id in NATIVE_ENVS:

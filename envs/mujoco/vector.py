@@ -68,10 +68,23 @@ class MujocoVectorEnv(VectorEnv[Observations, NDArray[Any], NDArray[Any]]):
         self._limit = made.horizon
         self._engine.allocate(num_envs)
         self._rows = np.arange(num_envs)
-        self._generators: list[np.random.Generator] = []
+        drawn = [gym.utils.seeding.np_random() for _ in range(num_envs)]
+        self._generators = [generator for generator, _ in drawn]
+        self._seeds = [seed for _, seed in drawn]
         self._elapsed = np.zeros(num_envs, np.int64)
         self._over = np.zeros(num_envs, np.bool_)
         self._was_reset = False
+
+    # as in SyncVectorEnv, whose copies have generators of their own
+    @property  # type: ignore[misc]
+    def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
+        """The copies' generators of random numbers."""
+        return tuple(self._generators)
+
+    @property
+    def np_random_seed(self) -> tuple[int, ...]:  # type: ignore[override]
+        """What they were seeded with last."""
+        return tuple(self._seeds)
 
     def reset(
         self,
@@ -103,11 +116,9 @@ class MujocoVectorEnv(VectorEnv[Observations, NDArray[Any], NDArray[Any]]):
             mask = _checked_mask(options["reset_mask"], self.num_envs)
             if not self._was_reset and not mask.all():
                 raise ValueError("options['reset_mask']: the first reset must be of all copies")
-        if not self._generators:
-            self._generators = [np.random.default_rng() for _ in seeds]
         for i in np.flatnonzero(mask):
             if seeds[i] is not None:
-                self._generators[i], _ = gym.utils.seeding.np_random(seeds[i])
+                self._generators[i], self._seeds[i] = gym.utils.seeding.np_random(seeds[i])
         self._was_reset = True
         self._restart(self._rows[mask])
         return self._engine.observe(self._rows), {}

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from es_rl.cli.completion import complete_environment
+from es_rl.cli.completion import complete_environment, complete_list, complete_preset
 from es_rl.cli.extras import need_extra
 from es_rl.cli.plot import read_confidence, read_thresholds, thresholds_of
 from es_rl.cli.policy_source import read
@@ -38,7 +38,12 @@ def compare(
         ),
     ],
     algos: Annotated[
-        str, typer.Option(metavar="NAME,...", help="Algorithms, joined by commas.")
+        str,
+        typer.Option(
+            metavar="NAME,...",
+            help="Algorithms, joined by commas.",
+            autocompletion=complete_list(ALGORITHMS),
+        ),
     ] = "nres,pes,tes,fulles",
     seeds: Annotated[
         str,
@@ -72,7 +77,9 @@ def compare(
     preset: Annotated[
         list[str] | None,
         typer.Option(
-            metavar=r"\[ALGO=]NAME|FILE", help="Settings of all, or of one; may be repeated."
+            metavar=r"\[ALGO=]NAME|FILE",
+            help="Settings of all, or of one; may be repeated.",
+            autocompletion=complete_preset,
         ),
     ] = None,
     setting: Annotated[

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from es_rl.cli.policy_source import Source, open_source, policy_file, read
+from es_rl.cli.settings import Checkpoint
 from es_rl.option_kinds import Integer
 from es_rl.options import ConfigError
 
@@ -29,9 +30,7 @@ def enjoy(
     seed: Annotated[
         str, typer.Option(metavar="INTEGER", help="Seed of the first episode; then seed + 1, ...")
     ] = "0",
-    checkpoint: Annotated[
-        str, typer.Option(metavar="best|latest", help="Which policy of a run's folder.")
-    ] = "best",
+    checkpoint: Checkpoint = "best",
 ) -> None:
     """Watch a policy in a window."""
     if video is not None:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from es_rl.cli.completion import complete_environment
 from es_rl.cli.policy_source import Source, open_source, policy_file, read
-from es_rl.cli.settings import ImportModules
+from es_rl.cli.settings import Checkpoint, ImportModules
 from es_rl.option_kinds import Integer
 from es_rl.options import check_value, parse_value
 
@@ -28,12 +29,14 @@ def evaluate(
     seed: Annotated[
         str, typer.Option(metavar="INTEGER", help="Seed of the first episode; then seed + 1, ...")
     ] = "0",
-    checkpoint: Annotated[
-        str, typer.Option(metavar="best|latest", help="Which policy of a run's folder.")
-    ] = "best",
+    checkpoint: Checkpoint = "best",
     env: Annotated[
         str | None,
-        typer.Option(metavar="ENV", help="Environment; default: the one it was trained on."),
+        typer.Option(
+            metavar="ENV",
+            help="Environment; default: the one it was trained on.",
+            autocompletion=complete_environment,
+        ),
     ] = None,
     env_kwargs: Annotated[
         str | None,

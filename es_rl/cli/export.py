@@ -8,8 +8,10 @@ from typing import Annotated
 
 import typer
 
+from es_rl.cli.completion import complete_from
 from es_rl.cli.extras import need_extra
 from es_rl.cli.policy_source import open_policy, policy_file, read
+from es_rl.cli.settings import Checkpoint
 from es_rl.option_kinds import Choice
 from es_rl.options import ConfigError
 
@@ -28,11 +30,10 @@ def export(
         typer.Option(
             metavar="onnx|torch|npz",
             help="Format; default: by the extension of FILE (.onnx, .pt or .pth, .npz).",
+            autocompletion=complete_from(_EXTENSIONS),
         ),
     ] = None,
-    checkpoint: Annotated[
-        str, typer.Option(metavar="best|latest", help="Which policy of a run's folder.")
-    ] = "best",
+    checkpoint: Checkpoint = "best",
     as_json: Annotated[
         bool, typer.Option("--json", help="Print what was written as JSON.")
     ] = False,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from es_rl.cli.completion import complete_list
 from es_rl.cli.extras import need_extra
 from es_rl.cli.policy_source import read
 from es_rl.option_kinds import Choice, Real
@@ -39,6 +40,7 @@ def plot(
             "-x",
             metavar="total|sequential|time",
             help="What to draw over; several, joined by commas, stand side by side.",
+            autocompletion=complete_list(_AXES),
         ),
     ] = "total",
     threshold: Annotated[

@@ -12,9 +12,11 @@ from es_rl.options import ConfigError
 if TYPE_CHECKING:
     from es_rl.policies import Policy
 
-__all__ = ["Source", "open_policy", "open_source", "policy_file", "read"]
+__all__ = ["CHECKPOINTS", "Source", "open_policy", "open_source", "policy_file", "read"]
 
 _FILES = {"best": "best_policy.npz", "latest": "policy.npz"}
+CHECKPOINTS = tuple(_FILES)
+"""Which policies the folder of a run has."""
 
 
 class Source(NamedTuple):
@@ -57,7 +59,7 @@ def policy_file(run_or_policy: str, checkpoint: str) -> str:
     Raises:
         ConfigError: if there is none.
     """
-    read("--checkpoint", Choice(tuple(_FILES)), checkpoint)
+    read("--checkpoint", Choice(CHECKPOINTS), checkpoint)
     if not os.path.isdir(run_or_policy):
         if not os.path.exists(run_or_policy):
             raise ConfigError(f"RUN_OR_POLICY {run_or_policy}: no such folder or file")

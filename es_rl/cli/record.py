@@ -11,6 +11,7 @@ import typer
 
 from es_rl.cli.extras import need_extra
 from es_rl.cli.policy_source import open_source, policy_file, read
+from es_rl.cli.settings import Checkpoint
 from es_rl.option_kinds import Integer, Real
 from es_rl.options import ConfigError
 
@@ -48,9 +49,7 @@ def record(
     seed: Annotated[
         str, typer.Option(metavar="INTEGER", help="Seed of the first episode; then seed + 1, ...")
     ] = "0",
-    checkpoint: Annotated[
-        str, typer.Option(metavar="best|latest", help="Which policy of a run's folder.")
-    ] = "best",
+    checkpoint: Checkpoint = "best",
 ) -> None:
     """Record episodes as a video, with step and reward in the picture; no display is needed."""
     make_video(

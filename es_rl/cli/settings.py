@@ -7,14 +7,24 @@ from typing import Annotated, Any
 
 import typer
 
+from es_rl.cli.completion import complete_from
+from es_rl.cli.policy_source import CHECKPOINTS
 from es_rl.option_kinds import did_you_mean
 from es_rl.options import OPTIONS, ConfigError, parse_value
 
-__all__ = ["EnvKwargs", "ImportModules", "read_presets", "read_settings"]
+__all__ = ["Checkpoint", "EnvKwargs", "ImportModules", "read_presets", "read_settings"]
 
 EnvKwargs = Annotated[
     str | None,
     typer.Option(metavar="JSON|K=V,...", help="Keyword arguments of the environment."),
+]
+Checkpoint = Annotated[
+    str,
+    typer.Option(
+        metavar="|".join(CHECKPOINTS),
+        help="Which policy of a run's folder.",
+        autocompletion=complete_from(CHECKPOINTS),
+    ),
 ]
 ImportModules = Annotated[
     list[str] | None, typer.Option("--import", metavar="MODULE", help="Module to import first.")

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from es_rl.cli.completion import complete_environment, complete_from
+from es_rl.cli.completion import complete_environment, complete_from, complete_preset
 from es_rl.option_kinds import Choice
 from es_rl.options import OPTIONS, REQUIRED, ConfigError, check_value, flag, parse_value, shown
 
@@ -103,6 +103,7 @@ def train(
             help="Tuned settings to start from: an environment's name, `default`, or a YAML file; "
             "default: those of ENV.",
             rich_help_panel=_RUN,
+            autocompletion=complete_preset,
         ),
     ] = None,
     config: Annotated[

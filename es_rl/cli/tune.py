@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
-from es_rl.cli.completion import complete_environment, complete_from
+from es_rl.cli.completion import complete_environment, complete_from, complete_preset
 from es_rl.cli.extras import need_extra
 from es_rl.cli.policy_source import read
 from es_rl.cli.settings import EnvKwargs, ImportModules, read_settings
@@ -80,7 +80,11 @@ def tune(
     ] = None,
     preset: Annotated[
         _Text,
-        typer.Option(metavar="NAME|FILE", help="Settings of what is not searched."),
+        typer.Option(
+            metavar="NAME|FILE",
+            help="Settings of what is not searched.",
+            autocompletion=complete_preset,
+        ),
     ] = None,
     env_kwargs: EnvKwargs = None,
     import_modules: ImportModules = None,

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
+from es_rl.cli.completion import complete_environment, complete_from, complete_list
 from es_rl.cli.extras import need_extra
 from es_rl.cli.plot import read_confidence
 from es_rl.cli.policy_source import read
-from es_rl.cli.settings import ImportModules, read_settings
+from es_rl.cli.settings import Checkpoint, ImportModules, read_settings
 from es_rl.cli.variance_report import (
     MAX_CLOSED_HORIZON,
     Case,
@@ -32,19 +33,29 @@ if TYPE_CHECKING:
 __all__ = ["variance"]
 
 _ALGOS = ("nres", "pes", "gpes", "tes", "fulles")
+_ENGINES = ("auto", "native", "gymnasium")
 _Text = str | None
+
+
+def _complete_task(incomplete: str) -> list[str]:
+    return complete_from(BUILT_IN)(incomplete) + complete_environment(incomplete)
 
 
 def variance(
     task: Annotated[
         str,
-        typer.Argument(metavar="TASK", help=f"An environment, or one of {', '.join(BUILT_IN)}."),
+        typer.Argument(
+            metavar="TASK",
+            help=f"An environment, or one of {', '.join(BUILT_IN)}.",
+            autocompletion=_complete_task,
+        ),
     ],
     algos: Annotated[
         _Text,
         typer.Option(
             metavar="NAME,...",
             help="Estimators; default: nres,pes,tes,fulles, and gpes if it is given periods.",
+            autocompletion=complete_list(_ALGOS),
         ),
     ] = None,
     noise_periods: Annotated[
@@ -79,9 +90,7 @@ def variance(
     confidence: Annotated[
         str, typer.Option(metavar="NUMBER", help="Level of the bootstrap intervals.")
     ] = "0.95",
-    checkpoint: Annotated[
-        str, typer.Option(metavar="best|latest", help="Which policy of a run's folder.")
-    ] = "best",
+    checkpoint: Checkpoint = "best",
     setting: Annotated[
         list[str] | None,
         typer.Option(
@@ -97,7 +106,11 @@ def variance(
     ] = None,
     engine: Annotated[
         str,
-        typer.Option(metavar="auto|native|gymnasium", help="What runs an environment."),
+        typer.Option(
+            metavar="|".join(_ENGINES),
+            help="What runs an environment.",
+            autocompletion=complete_from(_ENGINES),
+        ),
     ] = "auto",
     threads: Annotated[
         _Text, typer.Option(metavar="INTEGER", help="Threads; results do not depend on it.")
