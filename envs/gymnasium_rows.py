@@ -21,6 +21,7 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
+from es_rl.envs.checks import check_finite, real_reward
 from es_rl.envs.exact_copy import exact_copy
 from es_rl.envs.faults import (
     EnvironmentFaultError,
@@ -269,7 +270,7 @@ class GymnasiumRows:
         row.steps += 1
         self.progress[2] = row.steps
         row.observation, reward, terminated, truncated, _ = row.env.step(action)
-        value = _scalar(reward)
+        value = real_reward(reward)
         row.ended = bool(terminated or truncated)
         row.digest = self._digest(row.digest, row, value)
         return value
@@ -277,8 +278,8 @@ class GymnasiumRows:
     def _digest(self, previous: bytes, row: _Row, reward: float) -> bytes:
         observation = self.policy.flatten_observation(row.observation)
         diverged = row.divergence is not None and row.divergence.counters.any()
-        if math.isfinite(reward) and not diverged and not np.isfinite(observation).all():
-            raise ValueError("the observation has NaN or infinite entries")
+        if math.isfinite(reward) and not diverged:
+            check_finite(observation)
         content = observation.tobytes() + struct.pack("<d?", reward, row.ended)
         return hashlib.blake2b(previous + content, digest_size=DIGEST_SIZE).digest()
 
@@ -362,18 +363,3 @@ class _Watch:
 def _place(share: Share, i: int) -> Share:
     """Return views of what belongs to the row at place i."""
     return Share(share.means[i], share.scales[i], share.center, share.moments[i])
-
-
-def _scalar(reward: Any) -> float:
-    """Return a reward as a float.
-
-    Raises:
-        TypeError: if it is not one real number.
-    """
-    if isinstance(reward, (float, int, np.floating, np.integer, np.bool_)):
-        return float(reward)
-    if getattr(reward, "shape", None) == ():
-        return float(reward)
-    shape = getattr(reward, "shape", None)
-    what = f"{type(reward).__name__}" + ("" if shape is None else f" of shape {shape}")
-    raise TypeError(f"the reward is a {what}, and must be one real number")

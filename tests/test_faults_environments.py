@@ -66,6 +66,8 @@ IN_RESET = "Faulty-v0: row 0 (plus row of pair 0), in reset: "
         ("reward of shape", IN_STEP + "TypeError: the reward is a ndarray of shape (2,)"),
         ("reward none", IN_STEP + "TypeError: the reward is a NoneType"),
         ("complex reward", IN_STEP + "TypeError: the reward is a complex"),
+        ("numpy complex reward", IN_STEP + "TypeError: the reward is a complex128"),
+        ("text reward", IN_STEP + "TypeError: the reward is a ndarray of dtype <U3"),
         ("four values", IN_STEP + "ValueError: not enough values to unpack"),
         ("raise in reset", IN_RESET + "RuntimeError: boom"),
         ("shape in reset", IN_RESET + "ValueError: observation of shape (3,)"),
@@ -80,6 +82,27 @@ def test_a_fault_is_named_and_nothing_is_learnt_from_it(
     assert str(fault).startswith(reason), str(fault)
     assert (fault.environment, fault.row) == ("Faulty-v0", 0)
     assert fault.step == (0 if "reset" in kind else faulty.AT)
+
+
+@pytest.mark.parametrize("kind", faulty.WRONG)
+@pytest.mark.parametrize("normalize", [False, True])
+def test_what_is_no_observation_of_its_space_is_named_and_never_read(
+    kind: str, normalize: bool
+) -> None:
+    space, _, _, reason = faulty.WRONG[kind]
+    action_space = faulty.Shown.action_space
+    policy = LinearPolicy(space, action_space, normalize_observations=normalize)
+    task = GymnasiumTask("Shown-v0", policy, n_workers=0, kind=kind)
+    estimator = ESTIMATORS["nres"](
+        task, n_pairs=2, unroll_length=4, sigma=0.1, staggering="lockstep"
+    )
+    made = Trainer(estimator, SGD(policy.num_params, 0.1), np.ones(policy.num_params))
+    with pytest.raises(EnvironmentFaultError) as caught:
+        made.run(updates=3)
+    assert str(caught.value).startswith(
+        f"Shown-v0: row 0 (plus row of pair 0), in step 3 of its episode: ValueError: {reason}"
+    )
+    assert made.updates == 0
 
 
 @pytest.mark.parametrize("kind", ["nan", "inf", "-inf"])
