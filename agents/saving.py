@@ -280,9 +280,10 @@ def _to_agent(data: dict[str, Any], arrays: State) -> SavedAgent:
     fields["arguments"] = {name: decode_value(v) for name, v in data["arguments"].items()}
     fields["source"] = _source_from_dict(data["source"])
     fields["counters"] = {name: int(value) for name, value in data["counters"].items()}
-    for name in ("observation_space", "action_space"):
-        fields[name] = space_from_dict(data[name])
     theta = arrays.pop(_THETA)
+    for name in ("observation_space", "action_space"):
+        # each input and each output has a weight
+        fields[name] = space_from_dict(data[name], theta.size)
     return SavedAgent(theta=theta, state=arrays, **fields)
 
 

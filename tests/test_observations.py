@@ -38,7 +38,7 @@ def test_members_are_flattened_as_gymnasium_does(space: spaces.Space[Any]) -> No
 def test_what_is_no_observation_is_refused_by_name(kind: str) -> None:
     space, good, wrong, reason = faulty.WRONG[kind]
     flatten_observation(space, good)
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(ValueError, match="observation") as caught:
         flatten_observation(space, wrong)
     assert str(caught.value).startswith(reason)
     assert "\n" not in str(caught.value)
