@@ -9,8 +9,9 @@ from typing import Annotated
 import typer
 
 from es_rl.cli.policy_source import Source, open_source, policy_file, read
+from es_rl.cli.settings import ImportModules
 from es_rl.option_kinds import Integer
-from es_rl.options import ConfigError
+from es_rl.options import ConfigError, check_value
 
 __all__ = ["enjoy"]
 
@@ -32,21 +33,24 @@ def enjoy(
     checkpoint: Annotated[
         str, typer.Option(metavar="best|latest", help="Which policy of a run's folder.")
     ] = "best",
+    import_modules: ImportModules = None,
 ) -> None:
     """Watch a policy in a window."""
     if video is not None:
         from es_rl.cli.record import make_video
 
         make_video(
-            run_or_policy, video, "--video", episodes=episodes, seed=seed, checkpoint=checkpoint
-        )
+            run_or_policy, video, "--video", episodes=episodes, seed=seed, checkpoint=checkpoint,
+            import_modules=import_modules,
+        )  # fmt: skip
         return
     n_episodes = read("--episodes", Integer(1), episodes)
     first_seed = read("--seed", Integer(0, 2**32 - 1), seed)
+    modules = check_value("import_modules", import_modules or [])
     policy_file(run_or_policy, checkpoint)
     if sys.platform.startswith("linux") and not any(os.environ.get(name) for name in _DISPLAYS):
         raise ConfigError("enjoy: there is no display to open a window on; add --video FILE.mp4")
-    _show(open_source(run_or_policy, checkpoint), n_episodes, first_seed)
+    _show(open_source(run_or_policy, checkpoint, modules=modules), n_episodes, first_seed)
 
 
 def _show(source: Source, n_episodes: int, seed: int) -> None:

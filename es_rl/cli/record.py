@@ -11,8 +11,9 @@ import typer
 
 from es_rl.cli.extras import need_extra
 from es_rl.cli.policy_source import open_source, policy_file, read
+from es_rl.cli.settings import ImportModules
 from es_rl.option_kinds import Integer, Real
-from es_rl.options import ConfigError
+from es_rl.options import ConfigError, check_value
 
 if TYPE_CHECKING:
     from es_rl.recording import Moment
@@ -51,11 +52,12 @@ def record(
     checkpoint: Annotated[
         str, typer.Option(metavar="best|latest", help="Which policy of a run's folder.")
     ] = "best",
+    import_modules: ImportModules = None,
 ) -> None:
     """Record episodes as a video, with step and reward in the picture; no display is needed."""
     make_video(
         run_or_policy, output, "-o", episodes=episodes, steps=steps, fps=fps, size=size, seed=seed,
-        checkpoint=checkpoint,
+        checkpoint=checkpoint, import_modules=import_modules,
     )  # fmt: skip
 
 
@@ -70,6 +72,7 @@ def make_video(
     steps: str | None = None,
     fps: str | None = None,
     size: str | None = None,
+    import_modules: list[str] | None = None,
 ) -> None:
     """Record a video and say what is in it; the arguments are the words of the command line.
 
@@ -82,6 +85,7 @@ def make_video(
     rate = None if fps is None else read("--fps", Real(above=0), fps)
     if not output.lower().endswith(_FORMATS):
         raise ConfigError(f"{option} {output}: give the file one of the extensions .mp4, .gif")
+    modules = check_value("import_modules", import_modules or [])
     pixels = None if size is None else _read_size(size, output)
     folder = os.path.dirname(output) or "."
     if not os.access(folder, os.W_OK):
@@ -98,7 +102,7 @@ def make_video(
     from es_rl.recording import RenderError
     from es_rl.recording import record as make_recording
 
-    source = open_source(run_or_policy, checkpoint)
+    source = open_source(run_or_policy, checkpoint, modules=modules)
     show = _progress if sys.stderr.isatty() else None
     try:
         with quiet():
