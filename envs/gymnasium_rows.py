@@ -29,6 +29,7 @@ from es_rl.envs.faults import (
     NotReproducibleError,
     Phase,
 )
+from es_rl.envs.making import close_env
 from es_rl.normalization import Normalizer, Share
 from es_rl.policies import Policy
 from es_rl.policy_kernels import accumulate
@@ -143,7 +144,7 @@ class GymnasiumRows:
         for index in rows:
             row = self._rows.pop(index, None)
             if row is not None:
-                row.env.close()
+                close_env(row.env, self.name)
 
     def reset(self, rows: list[int], seeds: list[int]) -> list[EnvironmentFaultError]:
         """Start an episode on each of `rows`; return the faults of those that failed."""
@@ -286,7 +287,7 @@ class GymnasiumRows:
     def _copy(self, source: int, discarded: _Row | None) -> _Row:
         row = self._rows[source]
         if discarded is not None:
-            discarded.env.close()
+            close_env(discarded.env, self.name)
         with self._watched(source, Phase.COPYING):
             env, observation = exact_copy(
                 row.env, row.observation, None if discarded is None else discarded.env

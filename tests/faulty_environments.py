@@ -24,6 +24,22 @@ class Faulty(gym.Env[Any, Any]):
         self.kind = kind
         if discrete:
             self.action_space = gym.spaces.Discrete(3)
+        match kind:
+            case "raise in making":
+                raise RuntimeError("boom\nand more")
+            case "assert in making":
+                raise AssertionError
+            case "exit in making":
+                raise SystemExit(0)
+            case "no action space":
+                self.action_space = None
+
+    def close(self) -> None:
+        match self.kind:
+            case "raise in close":
+                raise RuntimeError("boom")
+            case "exit in close":
+                raise SystemExit(0)
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
         super().reset(seed=seed)
@@ -94,6 +110,13 @@ gym.register("Faulty-v0", entry_point=Faulty, max_episode_steps=10)
 gym.register("Endless-v0", entry_point=Faulty)
 
 
+class OwnWords(Faulty):
+    """Takes keyword arguments that this library has too."""
+
+    def __init__(self, env_id: int = 0, policy: int = 0, engine: str = "") -> None:
+        super().__init__()
+
+
 class Shown(gym.Env[Any, Any]):
     """Shows what is no observation of its space in step AT: the entry `kind` of WRONG."""
 
@@ -136,4 +159,5 @@ WRONG: dict[str, tuple[gym.Space[Any], Any, Any, str]] = {
 }  # fmt: skip
 """By name: a space, an observation of it, one that is none, and how the error begins."""
 
+gym.register("OwnWords-v0", entry_point=OwnWords, max_episode_steps=10)
 gym.register("Shown-v0", entry_point=Shown, max_episode_steps=10)

@@ -58,7 +58,7 @@ def _show(source: Source, n_episodes: int, seed: int) -> None:
 
     from es_rl.camera import follow_robot
     from es_rl.cli.display import reward_text
-    from es_rl.envs.making import make_env
+    from es_rl.envs.making import close_env, make_env
     from es_rl.envs.mujoco.quiet import quiet
     from es_rl.recording import play
 
@@ -68,7 +68,7 @@ def _show(source: Source, n_episodes: int, seed: int) -> None:
         except ValueError as error:
             raise ConfigError(f"ENV {error}") from None
         if "human" not in (env.metadata.get("render_modes") or ()):
-            env.close()
+            close_env(env, source.env_id)
             raise ConfigError(f"ENV {source.env_id}: has no window; add --video FILE.mp4")
         follow_robot(env, source.env_kwargs)
         try:
@@ -83,4 +83,4 @@ def _show(source: Source, n_episodes: int, seed: int) -> None:
             reason = " ".join(str(error).split())
             raise ConfigError(f"ENV {source.env_id}: cannot be shown ({reason})") from None
         finally:
-            env.close()
+            close_env(env, source.env_id)

@@ -113,6 +113,7 @@ def open_source(
     path = policy_file(run_or_policy, checkpoint)
 
     from es_rl.assembly import check_environment, import_all
+    from es_rl.envs.making import close_env
 
     policy = open_policy(run_or_policy, path)
     told = _told(policy, path)
@@ -131,7 +132,7 @@ def open_source(
     except ValueError as error:
         raise ConfigError(f"ENV {env_id}: {error}") from None
     finally:
-        made.close()
+        close_env(made, env_id)
     limit = made.spec.max_episode_steps if made.spec else None
     if limit is None:
         # an episode of training was the steps of --horizon
