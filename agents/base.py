@@ -275,8 +275,8 @@ class AgentBase(BaseAlgorithm):  # type: ignore[misc]
             )
         if self._source is None or not self._source.available:
             raise ValueError(
-                "env=None: training needs the environment, and files do not hold callables; pass "
-                "env=... to the constructor or to load, or call set_env"
+                "env=None: training needs the environment, and files neither hold callables nor "
+                "import modules; pass env=... to the constructor or to load, or call set_env"
             )
         check_rate(self.learning_rate)
         core = self.policy.core

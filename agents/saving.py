@@ -13,6 +13,7 @@ import math
 import os
 import pathlib
 import struct
+import sys
 import zipfile
 from collections.abc import Callable, Mapping
 from typing import IO, Any, NamedTuple
@@ -221,16 +222,17 @@ def read_agent(path: str | pathlib.Path | IO[bytes], print_system_info: bool = F
         FileNotFoundError: if there is no such file.
         ValueError: if it is damaged or something else, a file with pickled objects for example.
     """
-    content = _content(path)
     try:
-        data, arrays, info = _members(content)
+        data, arrays, info = _members(_content(path))
         agent = _to_agent(data, arrays)
     except (
         zipfile.BadZipFile,
         EOFError,
         AttributeError,
         KeyError,
+        MemoryError,
         NotImplementedError,
+        OverflowError,
         RuntimeError,
         SyntaxError,
         TypeError,
@@ -280,9 +282,10 @@ def _to_agent(data: dict[str, Any], arrays: State) -> SavedAgent:
     fields["arguments"] = {name: decode_value(v) for name, v in data["arguments"].items()}
     fields["source"] = _source_from_dict(data["source"])
     fields["counters"] = {name: int(value) for name, value in data["counters"].items()}
-    for name in ("observation_space", "action_space"):
-        fields[name] = space_from_dict(data[name])
     theta = arrays.pop(_THETA)
+    for name in ("observation_space", "action_space"):
+        # each input and each output has a weight
+        fields[name] = space_from_dict(data[name], theta.size)
     return SavedAgent(theta=theta, state=arrays, **fields)
 
 
@@ -300,7 +303,15 @@ def _source_to_dict(source: Source | None) -> dict[str, Any] | None:
 def _source_from_dict(data: dict[str, Any] | None) -> Source | None:
     if data is None:
         return None
-    return Source(data["name"], data["id"], decode_value(data["kwargs"]))
+    name, env_id, kwargs = data["name"], data["id"], decode_value(data["kwargs"])
+    if not isinstance(name, str) or not isinstance(env_id, (str, type(None))):
+        raise ValueError("its environment is no id")
+    if not isinstance(kwargs, dict):
+        raise ValueError("its environment's keyword arguments are no names with values")
+    # Gymnasium imports what stands before the colon; a file has nothing imported by itself
+    if env_id is not None and ":" in env_id and env_id.rpartition(":")[0] not in sys.modules:
+        env_id = None
+    return Source(name, env_id, kwargs)
 
 
 def _content(path: str | pathlib.Path | IO[bytes]) -> bytes:
@@ -314,4 +325,6 @@ def _content(path: str | pathlib.Path | IO[bytes]) -> bytes:
     target = pathlib.Path(path)
     if not target.is_file() and not target.suffix:
         target = target.with_suffix(".zip")
+    if target.exists() and not target.is_file():
+        raise ValueError("it is a folder, a device or a pipe")
     return target.read_bytes()

@@ -21,6 +21,7 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
+from es_rl.envs.checks import check_finite, real_reward
 from es_rl.envs.exact_copy import exact_copy
 from es_rl.envs.faults import (
     EnvironmentFaultError,
@@ -28,6 +29,7 @@ from es_rl.envs.faults import (
     NotReproducibleError,
     Phase,
 )
+from es_rl.envs.making import close_env
 from es_rl.normalization import Normalizer, Share
 from es_rl.policies import Policy
 from es_rl.policy_kernels import accumulate
@@ -142,7 +144,7 @@ class GymnasiumRows:
         for index in rows:
             row = self._rows.pop(index, None)
             if row is not None:
-                row.env.close()
+                close_env(row.env, self.name)
 
     def reset(self, rows: list[int], seeds: list[int]) -> list[EnvironmentFaultError]:
         """Start an episode on each of `rows`; return the faults of those that failed."""
@@ -269,7 +271,7 @@ class GymnasiumRows:
         row.steps += 1
         self.progress[2] = row.steps
         row.observation, reward, terminated, truncated, _ = row.env.step(action)
-        value = _scalar(reward)
+        value = real_reward(reward)
         row.ended = bool(terminated or truncated)
         row.digest = self._digest(row.digest, row, value)
         return value
@@ -277,15 +279,15 @@ class GymnasiumRows:
     def _digest(self, previous: bytes, row: _Row, reward: float) -> bytes:
         observation = self.policy.flatten_observation(row.observation)
         diverged = row.divergence is not None and row.divergence.counters.any()
-        if math.isfinite(reward) and not diverged and not np.isfinite(observation).all():
-            raise ValueError("the observation has NaN or infinite entries")
+        if math.isfinite(reward) and not diverged:
+            check_finite(observation)
         content = observation.tobytes() + struct.pack("<d?", reward, row.ended)
         return hashlib.blake2b(previous + content, digest_size=DIGEST_SIZE).digest()
 
     def _copy(self, source: int, discarded: _Row | None) -> _Row:
         row = self._rows[source]
         if discarded is not None:
-            discarded.env.close()
+            close_env(discarded.env, self.name)
         with self._watched(source, Phase.COPYING):
             env, observation = exact_copy(
                 row.env, row.observation, None if discarded is None else discarded.env
@@ -362,18 +364,3 @@ class _Watch:
 def _place(share: Share, i: int) -> Share:
     """Return views of what belongs to the row at place i."""
     return Share(share.means[i], share.scales[i], share.center, share.moments[i])
-
-
-def _scalar(reward: Any) -> float:
-    """Return a reward as a float.
-
-    Raises:
-        TypeError: if it is not one real number.
-    """
-    if isinstance(reward, (float, int, np.floating, np.integer, np.bool_)):
-        return float(reward)
-    if getattr(reward, "shape", None) == ():
-        return float(reward)
-    shape = getattr(reward, "shape", None)
-    what = f"{type(reward).__name__}" + ("" if shape is None else f" of shape {shape}")
-    raise TypeError(f"the reward is a {what}, and must be one real number")

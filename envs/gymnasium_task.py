@@ -21,6 +21,7 @@ from es_rl.envs.gymnasium_rows import (
     action_dtype,
 )
 from es_rl.envs.gymnasium_worker import RowsSpec
+from es_rl.envs.making import close_env
 from es_rl.envs.mujoco.quiet import quiet
 from es_rl.envs.worker_pool import LocalRows, WorkerPool, usable_cpus
 from es_rl.normalization import RowNormalizers
@@ -76,6 +77,7 @@ class GymnasiumTask:
         self,
         env_id: EnvSource,
         policy: Policy,
+        /,
         *,
         n_workers: int | None = None,
         import_modules: Sequence[str] = (),
@@ -108,7 +110,7 @@ class GymnasiumTask:
         try:
             policy.check_fits(env, self.env_id)
         finally:
-            env.close()
+            close_env(env, self.env_id)
         self.name = self.env_id
         self.num_params = policy.num_params
         self.horizon = None if spec is None else spec.max_episode_steps

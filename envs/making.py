@@ -13,37 +13,91 @@ if TYPE_CHECKING:
     from es_rl.envs.mujoco.task import MujocoTask
     from es_rl.policies import Policy
 
-__all__ = ["ENGINES", "make_env", "make_task"]
+__all__ = [
+    "ENGINES",
+    "OWN_ARGUMENTS",
+    "close_env",
+    "distinct_ids",
+    "make_env",
+    "make_task",
+    "makeable_ids",
+]
 
 ENGINES = ("auto", "native", "gymnasium")
 """Names of the engines; "auto" is native where that reproduces the environment exactly."""
 
+OWN_ARGUMENTS = ("engine", "n_threads", "n_workers", "step_timeout", "import_modules")
+"""Keyword arguments of `make_task` and `GymnasiumTask` that no environment can be given."""
 
-def make_env(env_id: str, **env_kwargs: Any) -> gym.Env[Any, Any]:
+_NOT_MAKEABLE = {"Pusher-v4": "needs mujoco<3 and cannot run here: use Pusher-v5"}
+
+
+def distinct_ids() -> list[str]:
+    """Return the registered ids, without this library's second names for the MuJoCo ones."""
+    return [env_id for env_id in gym.registry if not env_id.startswith("es_rl/")]
+
+
+def makeable_ids() -> list[str]:
+    """Return the distinct ids but those that cannot be made.
+
+    Gymnasium keeps ids of older versions only to refuse them, and one that needs an old MuJoCo.
+    """
+    return [
+        env_id
+        for env_id in distinct_ids()
+        if not getattr(gym.registry[env_id].entry_point, "__name__", "").startswith("_raise_")
+        and env_id not in _NOT_MAKEABLE
+    ]
+
+
+def make_env(env_id: str, /, **env_kwargs: Any) -> gym.Env[Any, Any]:
     """Return `gymnasium.make(env_id, **env_kwargs)`, without notices and log file.
 
     Raises:
         ValueError: if there is no such environment (with the nearest names), or it does not take
-            these arguments, or it cannot be made here.
+            these arguments, or it cannot be made here, whatever its constructor raised.
     """
     from es_rl.envs.mujoco.quiet import make_quietly
 
-    if env_id == "Pusher-v4":
-        raise ValueError("Pusher-v4 needs mujoco<3 and cannot run here: use Pusher-v5")
+    if env_id in _NOT_MAKEABLE:
+        raise ValueError(f"{env_id} {_NOT_MAKEABLE[env_id]}")
     try:
-        return make_quietly(env_id, **env_kwargs)
+        env = make_quietly(env_id, **env_kwargs)
     except gym.error.UnregisteredEnv as error:
-        near = difflib.get_close_matches(env_id, gym.registry, n=3)
+        near = difflib.get_close_matches(env_id, makeable_ids(), n=3)
         hint = f"; did you mean {', '.join(near)}?" if near else ""
         raise ValueError(f"unknown environment {env_id!r}{hint}") from error
-    except (gym.error.Error, ImportError, OSError, TypeError) as error:
+    except (Exception, SystemExit) as error:
         given = f" with {env_kwargs}" if env_kwargs else ""
-        raise ValueError(f"{env_id} cannot be made{given}: {error}") from error
+        raise ValueError(f"{env_id} cannot be made{given}: {_reason(error)}") from error
+    for name in ("observation_space", "action_space"):
+        space = getattr(env, name, None)
+        if not isinstance(space, gym.Space):
+            close_env(env, env_id)
+            raise ValueError(f"{env_id} cannot be used: its {name} is {space!r}, no space")
+    return env
+
+
+def close_env(env: gym.Env[Any, Any], name: str) -> None:
+    """Close `env`; what it raises then is a warning, as nothing depends on it any more."""
+    try:
+        env.close()
+    except (Exception, SystemExit) as error:
+        warnings.warn(f"{name}: in close: {_reason(error)}", RuntimeWarning, stacklevel=2)
+
+
+def _reason(error: BaseException) -> str:
+    """Return in one line what was raised: of errors about arguments what they say is enough."""
+    text = " ".join(str(error).split())
+    if text and isinstance(error, (gym.error.Error, ImportError, OSError, TypeError)):
+        return text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def make_task(
     env_id: str,
     policy: Policy,
+    /,
     *,
     engine: str = "auto",
     n_threads: int | None = None,
@@ -59,7 +113,8 @@ def make_task(
             environments of versions 4 and 5 bit for bit; "gymnasium" for the environment itself
             in worker processes; "auto" for native where that is exact, with a warning if it
             should be and is not.
-        n_threads: threads or worker processes; None for one per available processor.
+        n_threads: threads or worker processes; None for one per available processor, 0 for rows
+            of "gymnasium" in this very process.
         step_timeout: seconds that one step or reset of the environment itself may take before its
             worker is stopped and the row is named; None for no limit. The native engine's steps
             are bounded work.
@@ -87,7 +142,7 @@ def make_task(
                         raise
                     warnings.warn(f"{error}, as is done now", stacklevel=2)
     finally:
-        env.close()
+        close_env(env, env_id)
     from es_rl.envs.gymnasium_task import GymnasiumTask
 
     return GymnasiumTask(

@@ -18,7 +18,7 @@ from es_rl.config import TrainConfig
 from es_rl.distributed import RayEstimator, RayUnavailableError
 from es_rl.distributed.estimator import DEFAULT_WORKER_TIMEOUT
 from es_rl.envs import MujocoTask, make_task
-from es_rl.envs.making import make_env
+from es_rl.envs.making import OWN_ARGUMENTS, close_env, make_env, makeable_ids
 from es_rl.estimators import ESTIMATORS
 from es_rl.optimizers import make_optimizer
 from es_rl.option_kinds import did_you_mean
@@ -29,7 +29,7 @@ from es_rl.schedules import parse_schedule
 from es_rl.tasks import UnrolledTask
 from es_rl.trainer import GradientSource, Trainer
 
-__all__ = ["Assembly", "assemble", "check_environment", "distinct_ids", "import_all"]
+__all__ = ["Assembly", "assemble", "check_environment", "import_all"]
 
 _LIBRARY_ERROR = re.compile(r"([a-z_]+)='?(.*?)'?: (.*)")
 
@@ -97,31 +97,17 @@ def check_environment(env_id: str, env_kwargs: Mapping[str, Any]) -> gym.Env[Any
         return make_env(env_id, **env_kwargs)
     except ValueError as error:
         cause = error.__cause__
-        near = did_you_mean(env_id, _makeable_ids()) or "; `es-rl envs` lists them"
+        near = did_you_mean(env_id, makeable_ids()) or "; `es-rl envs` lists them"
         if isinstance(cause, gym.error.UnregisteredEnv):
             raise ConfigError(f"ENV {env_id}: no such environment{near}") from error
-        if env_id in set(distinct_ids()) - set(_makeable_ids()):
+        if cause is not None and env_id in gym.registry and env_id not in makeable_ids():
             raise ConfigError(f"ENV {env_id}: is no longer part of Gymnasium{near}") from error
-        if env_kwargs and not isinstance(cause, (gym.error.Error, ImportError)):
+        if env_kwargs and isinstance(cause, (OSError, TypeError)):
             given = ",".join(f"{key}={value}" for key, value in env_kwargs.items())
             raise ConfigError(
                 f"--env-kwargs {given}: {env_id} does not take them: {_one_line(cause or error)}"
             ) from error
         raise ConfigError(f"ENV {env_id}: {_one_line(error)}") from error
-
-
-def distinct_ids() -> list[str]:
-    """Return the registered ids, without this library's second names for the MuJoCo ones."""
-    return [env_id for env_id in gym.registry if not env_id.startswith("es_rl/")]
-
-
-def _makeable_ids() -> list[str]:
-    """Return the distinct ids but those that Gymnasium keeps only to refuse them."""
-    return [
-        env_id
-        for env_id in distinct_ids()
-        if not getattr(gym.registry[env_id].entry_point, "__name__", "").startswith("_raise_")
-    ]
 
 
 def assemble(config: TrainConfig) -> Assembly:
@@ -134,11 +120,17 @@ def assemble(config: TrainConfig) -> Assembly:
         names = ", ".join(flag(name) for name in (*BUDGETS, "max_time"))
         raise ConfigError(f"--updates: the run would never end; give one of {names}")
     import_all(config.import_modules)
+    for name in sorted(config.env_kwargs.keys() & set(OWN_ARGUMENTS)):
+        raise ConfigError(
+            f"--env-kwargs {name}={config.env_kwargs[name]}: {name} means something else to this "
+            "library; register the environment again, by a module for --import, with the value "
+            "that it is to have"
+        )
     env = check_environment(config.env, config.env_kwargs)
     try:
         policy = _make_policy(config, env)
     finally:
-        env.close()
+        close_env(env, config.env)
     task = _make_task(config, policy)
     config = _filled_in(config, task)
     # all processors of this machine, whatever each worker has

@@ -14,6 +14,7 @@ from es_rl.assembly import check_environment, import_all
 from es_rl.config import TrainConfig
 from es_rl.config_layers import resolve
 from es_rl.curves import N_RESAMPLES, Curve
+from es_rl.envs.making import close_env
 from es_rl.options import ALGORITHMS, WINDOWED, ConfigError, flag, inapplicable, shown
 from es_rl.run_pool import Evaluated, Finished, Job, RunPool, check_same_run, final_reward
 from es_rl.step_budgets import equal_pairs, preset_steps, steps_per_update
@@ -136,7 +137,7 @@ def make_plan(
     _check_settings(algos, settings, own_settings)
     import_all(tuple(import_modules))
     made = check_environment(env, dict(env_kwargs or {}))
-    made.close()
+    close_env(made, env)
     limit = made.spec.max_episode_steps if made.spec is not None else None
 
     def config_of(algo: str, **values: Any) -> TrainConfig:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from numbers import Real
 from typing import TypedDict
 
 import numpy as np
 
-__all__ = ["DEFAULTS", "EstimatorOptions", "is_integer", "positive_integer"]
+__all__ = ["DEFAULTS", "EstimatorOptions", "is_integer", "positive_integer", "real_number"]
 
 
 class EstimatorOptions(TypedDict, total=False):
@@ -55,6 +57,21 @@ def positive_integer(name: str, value: int) -> int:
     if not is_integer(value) or value < 1:
         raise ValueError(f"{name}={value}: must be a positive integer")
     return int(value)
+
+
+def real_number(
+    name: str, value: float, rule: str, low: float = -math.inf, high: float = math.inf
+) -> float:
+    """Return `value`, of whatever numeric type, as a float from `low` to `high`.
+
+    Raises:
+        ValueError: names the option and says its `rule`, if it is no such finite number.
+    """
+    if isinstance(value, Real) and not isinstance(value, (bool, np.bool_)):
+        number = float(value)
+        if math.isfinite(number) and low <= number <= high:
+            return number
+    raise ValueError(f"{name}={value}: {rule}")
 
 
 def is_integer(value: object) -> bool:

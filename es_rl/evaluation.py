@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from typing import Any, NamedTuple
@@ -10,7 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from es_rl.envs.making import make_env
+from es_rl.envs.making import close_env, make_env
+from es_rl.episodes import play_episode
 from es_rl.normalization import Normalizer, RowNormalizers
 from es_rl.policies import Policy
 from es_rl.tasks import NonFiniteLossError, UnrolledTask
@@ -69,6 +69,8 @@ def evaluate(
     Raises:
         ValueError: if the policy does not fit, `n_episodes` is not positive, or the environment
             has no time limit to end an episode that does not end by itself.
+        EnvironmentFaultError: if the environment raises or returns what cannot be used; it names
+            the episode and its step.
         NonFiniteLossError: if an episode's reward becomes NaN or infinite.
     """
     if n_episodes < 1:
@@ -86,20 +88,12 @@ def evaluate(
         rewards = np.zeros(n_episodes)
         lengths = np.zeros(n_episodes, np.int64)
         for episode in range(n_episodes):
-            observation, _ = env.reset(seed=seed + episode)
-            done = False
-            while not done:
-                action, _ = policy.predict(observation)
-                observation, reward, terminated, truncated, _ = env.step(action)
-                rewards[episode] += float(reward)
-                lengths[episode] += 1
-                done = terminated or truncated
-                if not math.isfinite(rewards[episode]):
-                    raise _non_finite(env_id, episode, lengths[episode], -rewards[episode])
+            for moment in play_episode(policy, env, env_id, episode=episode, seed=seed + episode):
+                rewards[episode], lengths[episode] = moment.reward, moment.step
             if on_episode is not None:
                 on_episode(episode + 1, float(rewards[episode]))
     finally:
-        env.close()
+        close_env(env, env_id)
     return Evaluation(rewards, lengths)
 
 

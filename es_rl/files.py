@@ -15,8 +15,8 @@ import json
 import math
 import os
 import re
+import secrets
 import struct
-import tempfile
 import zipfile
 from collections.abc import Mapping
 from typing import IO, Any
@@ -42,6 +42,7 @@ _MEMBERS = "arrays"
 _CHECKSUM = "checksum"
 _SEAL = b"sha256:"
 _DIGITS = 64  # of a SHA-256 in hexadecimal
+_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
 _NPY_MAGIC = b"\x93NUMPY\x01\x00"
 _NPY_KINDS = "biufcSU"  # booleans, numbers and text
 _NPY_HEADER = re.compile(
@@ -58,18 +59,15 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
     """Write `data` to `path` so that a reader, or a crash, meets the old file or the new one."""
     path = os.fspath(path)
     folder = os.path.dirname(path) or "."
-    handle, temporary = tempfile.mkstemp(
-        dir=folder, prefix=f".{os.path.basename(path)}.", suffix=".tmp"
-    )
+    temporary = os.path.join(folder, f".{os.path.basename(path)}.{secrets.token_hex(6)}.tmp")
+    # the system gives the mode that open() would: mkstemp makes private files, and who wants to
+    # know the umask has to change it, for all threads
+    handle = os.open(temporary, _NEW_FILE, 0o666)
     try:
         with os.fdopen(handle, "wb") as stream:
             stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())
-        # mkstemp makes the file private; give it the mode that open() would have given
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)
         os.replace(temporary, path)
         _sync_folder(folder)
     except BaseException:

@@ -108,9 +108,11 @@ def load_policy(path: str | os.PathLike[str]) -> Policy:
     header, arrays = read_npz(path, POLICY_FORMAT, POLICY_VERSION)
     try:
         policy_class = POLICIES[header["kind"]]
+        # each input and each output has a weight
+        size = arrays["theta"].size
         policy = policy_class(
-            space_from_dict(header["observation_space"]),
-            space_from_dict(header["action_space"]),
+            space_from_dict(header["observation_space"], size),
+            space_from_dict(header["action_space"], size),
             **header["options"],
         )
         if arrays["theta"].dtype != np.float64:
@@ -118,7 +120,9 @@ def load_policy(path: str | os.PathLike[str]) -> Policy:
         policy.theta = arrays["theta"]
         if policy.normalizer is not None:
             policy.normalizer = Normalizer(arrays["observation_mean"], arrays["observation_scale"])
-        policy.metadata = dict(header["metadata"])
+        if not isinstance(header["metadata"], dict):
+            raise ValueError("its metadata are no names with values")
+        policy.metadata = header["metadata"]
     except (KeyError, TypeError, ValueError, OverflowError, MemoryError) as error:
         raise ValueError(f"{os.fspath(path)}: not a usable policy file ({error})") from error
     return policy

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from es_rl.files import write_npz
 from es_rl.normalization import Normalizer
+from es_rl.observations import flatten_observation
 from es_rl.policy_arrays import make_arrays
 from es_rl.policy_kernels import forward, normalize, scratch_size, squash
 from es_rl.spaces import space_to_dict
@@ -86,6 +87,7 @@ class Policy:
         )
         # Python's integers: a product that wrapped around would let the kernels read astray
         widths = self.arrays.sizes.tolist()
+        self._n_in = widths[0]
         self.num_params = sum(a * b for a, b in pairwise(widths)) + (sum(widths[1:]) if bias else 0)
         self._theta = np.zeros(self.num_params)
         self._scratch = np.empty(scratch_size(self.arrays.sizes))
@@ -186,17 +188,10 @@ class Policy:
         """Return one observation as the (n_in,) float64 vector that the network sees.
 
         Raises:
-            ValueError: if the observation does not have the shape of the observation space.
+            ValueError: if the observation does not have the shape of the observation space, holds
+                anything but real numbers or, but for Box spaces, is no member of it.
         """
-        space = self.observation_space
-        if isinstance(space, spaces.Box):
-            array = np.asarray(observation)
-            if array.shape != space.shape:
-                raise ValueError(
-                    f"observation of shape {array.shape}: this policy takes {space.shape}"
-                )
-            return array.astype(np.float64).ravel()
-        return np.asarray(spaces.flatten(space, observation), np.float64)
+        return flatten_observation(self.observation_space, observation)
 
     def act(self, theta: NDArray[np.float64], observation: Any) -> Any:
         """Return the action that parameters `theta` (d,) choose for one observation.
@@ -215,11 +210,16 @@ class Policy:
         """Return the action for a flattened observation (n_in,), seen through `normalizer`.
 
         Raises:
-            ValueError: if `theta` is not of this policy's size.
+            ValueError: if `theta` or `flat` is not of this policy's size.
         """
         if theta.shape != (self.num_params,):
             raise ValueError(
                 f"theta has shape {theta.shape}, this policy takes ({self.num_params},)"
+            )
+        # the kernels read as many numbers as the first layer takes, whatever is there
+        if flat.shape != (self._n_in,):
+            raise ValueError(
+                f"flattened observation of shape {flat.shape}, this policy takes ({self._n_in},)"
             )
         a = self.arrays
         if normalizer is not None:

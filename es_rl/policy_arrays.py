@@ -114,9 +114,11 @@ def _actions(
     if isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating):
         low = np.asarray(space.low, np.float64).ravel()
         high = np.asarray(space.high, np.float64).ravel()
+        if not low.size:
+            raise ValueError(f"action space {space}: has no numbers to choose")
         if squash_actions and not (np.isfinite(low).all() and np.isfinite(high).all()):
             raise ValueError("squash_actions=True: the action space has no finite bounds")
-        return int(np.prod(space.shape, dtype=np.int64)), low, high
+        return low.size, low, high
     if isinstance(space, spaces.Discrete):
         for name, value in (("clip_actions", clip_actions), ("squash_actions", squash_actions)):
             if value:
@@ -127,8 +129,11 @@ def _actions(
 
 def _observations(space: spaces.Space[Any]) -> int:
     """Return the length of a flattened observation."""
-    if isinstance(space, spaces.Box):
-        return int(np.prod(space.shape, dtype=np.int64))
-    if space.is_np_flattenable:
-        return int(spaces.flatdim(space))
-    raise ValueError(f"observation space {space}: it cannot be flattened to a vector")
+    if not isinstance(space, spaces.Space):
+        raise ValueError(f"observation space {space}: is none of Gymnasium's")
+    if not space.is_np_flattenable:
+        raise ValueError(f"observation space {space}: it cannot be flattened to a vector")
+    size = int(spaces.flatdim(space))
+    if not size:
+        raise ValueError(f"observation space {space}: has no numbers to see")
+    return size

@@ -14,9 +14,9 @@ import gymnasium as gym
 import numpy as np
 
 from es_rl.camera import follow_robot
-from es_rl.envs.making import make_env
+from es_rl.envs.making import close_env, make_env
+from es_rl.episodes import Moment, play_episode
 from es_rl.policies import Policy
-from es_rl.tasks import NonFiniteLossError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -36,22 +36,6 @@ _INK = (255, 255, 255, 255)
 
 class RenderError(RuntimeError):
     """An environment gives no pictures; the text is the reason, in one line."""
-
-
-class Moment(NamedTuple):
-    """A state of an episode in play.
-
-    Attributes:
-        episode: which, from 0.
-        step: steps since its start.
-        reward: sum of its rewards so far.
-        is_last: whether the episode ends here.
-    """
-
-    episode: int
-    step: int
-    reward: float
-    is_last: bool
 
 
 class Recording(NamedTuple):
@@ -93,24 +77,18 @@ def play(
         The start of each episode and the moment after each step.
 
     Raises:
-        NonFiniteLossError: if a reward becomes NaN or infinite.
+        EnvironmentFaultError: as `es_rl.episodes.play_episode` does.
+        NonFiniteLossError: likewise.
     """
     taken = 0
+    name = env.spec.id if env.spec is not None else type(env.unwrapped).__name__
     for episode in range(n_episodes):
-        observation, _ = env.reset(seed=seed + episode)
-        total, step, done = 0.0, 0, False
-        yield Moment(episode, step, total, False)
-        while not done:
-            action, _ = policy.predict(observation)
-            observation, reward, terminated, truncated, _ = env.step(action)
-            total += float(reward)
-            step, taken = step + 1, taken + 1
-            if not math.isfinite(total):
-                raise NonFiniteLossError(f"episode on {env.spec}", episode, "mean", step, -total)
-            done = terminated or truncated or taken == n_steps
-            yield Moment(episode, step, total, done)
-        if taken == n_steps:
-            return
+        for moment in play_episode(policy, env, name, episode=episode, seed=seed + episode):
+            taken += moment.step > 0
+            is_cut = taken == n_steps
+            yield moment._replace(is_last=moment.is_last or is_cut)
+            if is_cut:
+                return
 
 
 def record(
@@ -186,7 +164,7 @@ def record(
             write = _write_mp4 if extension == ".mp4" else _write_gif
             write(scratch, first, stream, pace / stride)
     finally:
-        env.close()
+        close_env(env, env_id)
     return Recording(
         [moment.reward for moment in moments.values()],
         [moment.step for moment in moments.values()],

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-__all__ = ["space_from_dict", "space_to_dict"]
+from es_rl.observations import REAL_KINDS
 
-_MAX_SIZE = 1 << 24
-"""Elements of the largest space that is rebuilt: a short description must not fill the memory."""
+__all__ = ["MAX_SIZE", "space_from_dict", "space_to_dict"]
+
+MAX_SIZE = 1 << 22
+"""Elements of the largest space that is rebuilt where no file says what it must fit."""
+
+_MAX_DEPTH = 32
+"""Of spaces in spaces; whoever walks through them calls itself once a level."""
+
+_DTYPE = re.compile(r"[<>=|]?[a-z]{1,10}\d{0,3}")
 
 
 def _bound(values: NDArray[Any]) -> Any:
@@ -21,12 +29,18 @@ def _bound(values: NDArray[Any]) -> Any:
     return flat[0].item() if flat.size and (flat == flat[0]).all() else values.tolist()
 
 
-def space_to_dict(space: spaces.Space[Any]) -> dict[str, Any]:
+def space_to_dict(space: spaces.Space[Any], depth: int = 0) -> dict[str, Any]:
     """Describe `space` by JSON-able values.
+
+    Args:
+        space: what to describe.
+        depth: how many spaces it lies in.
 
     Raises:
         ValueError: if the space is of a kind that policies do not take.
     """
+    if depth > _MAX_DEPTH:
+        raise ValueError(f"space {type(space).__name__}: nested more than {_MAX_DEPTH} deep")
     if isinstance(space, spaces.Box):
         return {
             "type": "Box",
@@ -46,22 +60,32 @@ def space_to_dict(space: spaces.Space[Any]) -> dict[str, Any]:
             "start": space.start.tolist(),
         }
     if isinstance(space, spaces.Dict):
-        return {"type": "Dict", "spaces": {k: space_to_dict(v) for k, v in space.spaces.items()}}
+        return {
+            "type": "Dict",
+            "spaces": {k: space_to_dict(v, depth + 1) for k, v in space.spaces.items()},
+        }
     if isinstance(space, spaces.Tuple):
-        return {"type": "Tuple", "spaces": [space_to_dict(v) for v in space.spaces]}
+        return {
+            "type": "Tuple",
+            "spaces": [space_to_dict(v, depth + 1) for v in space.spaces],
+        }
     raise ValueError(f"space {space}: cannot be stored with a policy")
 
 
-def space_from_dict(data: dict[str, Any]) -> spaces.Space[Any]:
+def space_from_dict(data: dict[str, Any], max_size: int = MAX_SIZE) -> spaces.Space[Any]:
     """Rebuild the space that `space_to_dict` described.
 
+    Args:
+        data: the description.
+        max_size: elements that it may have; whoever read it from a file knows how many numbers
+            came with it, so that a short description cannot fill the memory.
+
     Raises:
-        ValueError: if `data` is not such a description, or one of a space with more than 2**24
-            elements.
+        ValueError: if `data` is not such a description, or one of a space with more than
+            `max_size` elements.
     """
     try:
-        if _size(data) > _MAX_SIZE:
-            raise ValueError(f"more than {_MAX_SIZE} elements")
+        _size(data, max_size, 0)
         return _build(data)
     except (
         ArithmeticError,
@@ -72,28 +96,68 @@ def space_from_dict(data: dict[str, Any]) -> spaces.Space[Any]:
         TypeError,
         ValueError,
     ) as error:
-        raise ValueError(f"not the description of a space: {error}") from error
+        raise ValueError(f"not the description of a space: {_brief(error)}") from error
 
 
-def _size(data: dict[str, Any]) -> int:
-    """Return how many elements a described space has, without building it."""
+def _brief(error: Exception) -> str:
+    """Return a message that holds no more of the file than can be read."""
+    text = " ".join(str(error).split())
+    return text if len(text) <= 200 else text[:197] + "..."
+
+
+def _size(data: dict[str, Any], max_size: int, depth: int) -> int:
+    """Return how many elements a described space has, without building it.
+
+    Raises:
+        ValueError: if they are more than `max_size`, or less than none.
+    """
+    if depth > _MAX_DEPTH:
+        raise ValueError(f"nested more than {_MAX_DEPTH} deep")
     kind = data["type"]
     if kind == "Box":
-        return math.prod(int(n) for n in data["shape"])
-    if kind == "Discrete":
-        return int(data["n"])
-    if kind == "MultiBinary":
-        return math.prod(np.ravel(data["n"]).tolist())
-    if kind == "MultiDiscrete":
-        return sum(np.ravel(data["nvec"]).tolist())
-    children = data["spaces"].values() if kind == "Dict" else data["spaces"]
-    return sum(_size(child) for child in children)
+        size = math.prod(_lengths(data["shape"], max_size))
+        _dtype(data["dtype"])
+    elif kind == "Discrete":
+        size = sum(_lengths([data["n"]], max_size))
+    elif kind == "MultiBinary":
+        size = math.prod(_lengths(np.ravel(data["n"]).tolist(), max_size))
+    elif kind == "MultiDiscrete":
+        size = sum(_lengths(np.ravel(data["nvec"]).tolist(), max_size))
+    else:
+        size = 0
+        for child in data["spaces"].values() if kind == "Dict" else data["spaces"]:
+            size += _size(child, max_size, depth + 1)
+    if size > max_size:
+        raise ValueError(f"more than {max_size} elements")
+    return size
+
+
+def _lengths(values: list[Any], max_size: int) -> list[int]:
+    """Return the lengths that a description gives, each of which may be 0."""
+    lengths = [int(value) for value in values]
+    if any(length < 0 for length in lengths):
+        raise ValueError(f"a length of {min(lengths)}")
+    # here, as a product with a length of 0 would not show the others
+    if any(length > max_size for length in lengths):
+        raise ValueError(f"more than {max_size} elements")
+    return lengths
+
+
+def _dtype(name: Any) -> np.dtype[Any]:
+    """Return the dtype of that name: a plain one, whose elements have a few bytes."""
+    # text and records of any length have names of a few letters too
+    if not isinstance(name, str) or not _DTYPE.fullmatch(name):
+        raise ValueError("a dtype that is none of numbers")
+    dtype = np.dtype(name)
+    if dtype.kind not in REAL_KINDS:
+        raise ValueError(f"dtype {name}, which is none of numbers")
+    return dtype
 
 
 def _build(data: dict[str, Any]) -> spaces.Space[Any]:
     kind = data["type"]
     if kind == "Box":
-        dtype = np.dtype(data["dtype"])
+        dtype = _dtype(data["dtype"])
         shape = tuple(int(n) for n in data["shape"])
         with np.errstate(all="raise"):
             low, high = np.asarray(data["low"], dtype), np.asarray(data["high"], dtype)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
+    "BrokenTaskError",
     "NonFiniteLossError",
     "State",
     "UnrollResult",
@@ -105,6 +106,10 @@ class UnrolledTask(Protocol):
 
     def set_state(self, state: State) -> None:
         """Go back to exactly the state that `get_state` returned."""
+
+
+class BrokenTaskError(RuntimeError):
+    """A task did not do what `UnrolledTask` promises, or its restored state is no state of it."""
 
 
 class NonFiniteLossError(FloatingPointError):

@@ -18,6 +18,7 @@ import yaml
 from es_rl.assembly import check_environment, import_all
 from es_rl.config import TrainConfig
 from es_rl.config_layers import resolve
+from es_rl.envs.making import close_env
 from es_rl.files import write_text
 from es_rl.folder_lock import LockedFolder
 from es_rl.options import BUDGETS, DEFAULT_UNROLL_LENGTH, OPTIONS, WINDOWED, ConfigError, shown
@@ -141,7 +142,7 @@ class Study(LockedFolder):
         self._preset, self._sampler_seed = preset, sampler_seed
         import_all(tuple(import_modules))
         made = check_environment(env, dict(env_kwargs or {}))
-        made.close()
+        close_env(made, env)
         limit = made.spec.max_episode_steps if made.spec is not None else None
         self._given = {
             **(fixed or {}),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -11,14 +10,14 @@ from numpy.typing import NDArray
 
 from es_rl.block_sums import BLOCK_PAIRS
 from es_rl.drift import Drift
-from es_rl.estimator_options import DEFAULTS, is_integer, positive_integer
+from es_rl.estimator_options import DEFAULTS, is_integer, positive_integer, real_number
 from es_rl.gradient_sum import GradientSum, KeptSum
 from es_rl.noise_designs import NOISES
 from es_rl.normalization import RowNormalizers, Statistics
 from es_rl.shaping import Shaping
 from es_rl.sigma_adaptation import SigmaAdaptation
 from es_rl.staggering import check_staggering
-from es_rl.tasks import State, UnrolledTask, state_part
+from es_rl.tasks import State, UnrolledTask, state_array, state_part
 from es_rl.unroll_adaptation import UnrollAdaptation
 from es_rl.unroll_range import check_range, range_text
 
@@ -26,6 +25,9 @@ __all__ = ["NEVER", "PER_PAIR", "PER_ROW", "TASK_PREFIX", "WorkerState"]
 
 NEVER = int(np.iinfo(np.int64).max)
 """The step that no worker reaches: the end of an episode without a horizon."""
+
+_MAX_STEP = 2**62
+"""Of clocks in a file: what is added to them does not wrap around."""
 
 PER_PAIR = ("step", "episode", "segment", "finished")
 PER_ROW = ("row_ended",)
@@ -74,9 +76,8 @@ class WorkerState:
         self.n_pairs = positive_integer("n_pairs", n_pairs)
         self.unroll_length = positive_integer("unroll_length", unroll_length)
         # the estimate divides by σ², which must neither vanish nor overflow
-        if not (isinstance(sigma, (int, float)) and 1e-150 < sigma < 1e150):
-            raise ValueError(f"sigma={sigma}: must be a positive number (1e-150 to 1e150)")
-        self.sigma = float(sigma)
+        rule = "must be a positive number (1e-150 to 1e150)"
+        self.sigma = real_number("sigma", sigma, rule, 1e-150, 1e150)
         length = task.horizon if horizon is None else horizon
         self.horizon = None if length is None else positive_integer("horizon", length)
         self.staggering = check_staggering(staggering)
@@ -86,15 +87,12 @@ class WorkerState:
         if top_pairs is not None:
             top_pairs = positive_integer("top_pairs", top_pairs)
         self.shaping = Shaping(shaping, self.n_pairs, top_pairs, self.whole_episodes)
-        if not (isinstance(reward_offset, (int, float)) and math.isfinite(reward_offset)):
-            raise ValueError(f"reward_offset={reward_offset}: must be a finite number")
-        self.reward_offset = float(reward_offset)
+        self.reward_offset = real_number("reward_offset", reward_offset, "must be a finite number")
         if noise not in NOISES:
             raise ValueError(f"noise={noise!r}: choose one of {', '.join(NOISES)}")
         self.noise = noise
-        if not (isinstance(adapt_sigma, (int, float)) and 0.0 <= adapt_sigma < math.inf):
-            raise ValueError(f"adapt_sigma={adapt_sigma}: must be zero or a positive number")
-        self.adapt_sigma = float(adapt_sigma)
+        rule = "must be zero or a positive number"
+        self.adapt_sigma = real_number("adapt_sigma", adapt_sigma, rule, 0.0)
         self._adaptation: SigmaAdaptation | None = None
         if self.adapt_sigma:
             if noise.startswith("orthogonal"):
@@ -103,14 +101,12 @@ class WorkerState:
                     "which orthogonal ones are not; choose another noise"
                 )
             self._adaptation = SigmaAdaptation(self.sigma, self.adapt_sigma, self.n_pairs)
-        if not (isinstance(refresh_drift, (int, float)) and 0.0 <= refresh_drift < math.inf):
-            raise ValueError(f"refresh_drift={refresh_drift}: must be zero or a positive number")
-        if refresh_drift and not self.can_refresh:
+        self.refresh_drift = real_number("refresh_drift", refresh_drift, rule, 0.0)
+        if self.refresh_drift and not self.can_refresh:
             raise ValueError(
                 f"refresh_drift={refresh_drift}: {type(self).__name__} begins every episode under "
                 "today's θ and has nothing to refresh; leave it out"
             )
-        self.refresh_drift = float(refresh_drift)
         self.unroll_range = self._checked_range(unroll_range)
         self._unrolls: UnrollAdaptation | None = None
         self._n_threads: int | None = getattr(task, "n_threads", None)
@@ -218,21 +214,40 @@ class WorkerState:
             target: NDArray[Any] = getattr(self, f"_{name}")
             if name not in state:
                 raise ValueError(f"the state of the estimator lacks {name!r}")
-            if state[name].shape != target.shape:
+            if (state[name].shape, state[name].dtype) != (target.shape, target.dtype):
                 raise ValueError(
-                    f"the state is of an estimator with other settings: {name!r} has shape "
-                    f"{state[name].shape}, here it is {target.shape}"
+                    f"the state is of an estimator with other settings: {name!r} is "
+                    f"{state[name].dtype} of shape {state[name].shape}, here it is {target.dtype} "
+                    f"of shape {target.shape}"
                 )
             target[:] = state[name]
+        self._check_clocks()
         self.task.set_state(state_part(state, TASK_PREFIX))
         self.load_observation_state(state)
         self._load_adaptation(state)
         if self._adaptation is not None:
-            if "sigmas" not in state or state["sigmas"].shape != self._sigmas.shape:
+            if "sigmas" not in state:
                 raise ValueError("the state of the estimator lacks 'sigmas'")
-            self._sigmas[:] = state["sigmas"]
+            self._sigmas[:] = state_array(state, "sigmas", self._sigmas)
+            if not (self._sigmas > 0.0).all():
+                raise ValueError("'sigmas' of a saved state: must be positive")
         if self._drift is not None:
             self._drift.load_state_dict(state)
+
+    def _check_clocks(self) -> None:
+        """Raise ValueError where no run can stand, as in a file that was made by hand."""
+        running = ~self._finished
+        last = min(self._end, _MAX_STEP)
+        for name, values, low, high in (
+            ("step", self._step, 0, last),
+            # a running episode has been given a number and a noise; no step has two noises
+            ("episode", self._episode, np.where(running, 0, -1), _MAX_STEP),
+            ("segment", self._segment, np.where(running, 0, -1), np.maximum(self._step, 0)),
+        ):
+            if ((values < low) | (values > high)).any():
+                raise ValueError(f"{name!r} of a saved state: has impossible entries")
+        if (self._step[running] >= self._end).any():
+            raise ValueError("'finished' of a saved state: an episode goes on behind its end")
 
     def _adaptation_state(self) -> State:
         state: State = {}

@@ -19,7 +19,7 @@ from es_rl.normalization import Normalizer, Statistics, block_moments
 from es_rl.perturbations import episode_seeds, perturb
 from es_rl.shaping import Part
 from es_rl.staggering import start_steps
-from es_rl.tasks import NonFiniteLossError, State, UnrollResult
+from es_rl.tasks import BrokenTaskError, NonFiniteLossError, State, UnrollResult
 from es_rl.window import GradientEstimate, Piece, Window
 from es_rl.worker_state import WorkerState
 
@@ -283,7 +283,10 @@ class Estimator(WorkerState):
             self._note_sigmas(piece.pairs)
             total += piece.total_steps
             if not piece.advance.all():
-                raise RuntimeError(f"{self._name}: an episode ended without a step")
+                raise BrokenTaskError(
+                    f"{self._name}: an episode ended without a step; if the state was restored, "
+                    "it is none that was saved"
+                )
             self._step[active] += piece.advance
             remaining[active] -= piece.advance
             self._finished[active] |= self._step[active] >= self._end
@@ -348,8 +351,9 @@ class Estimator(WorkerState):
         self._row_ended[rows] |= result.ended
         short = (result.steps_taken < n_steps) & ~result.ended & np.isfinite(result.loss_sum)
         if short.any():
-            raise RuntimeError(
-                f"{self._name}: a row that had not ended took fewer steps than it was asked for"
+            raise BrokenTaskError(
+                f"{self._name}: a row that had not ended took fewer steps than it was asked for; "
+                "if the state was restored, it is none that was saved"
             )
         bad = np.flatnonzero(~np.isfinite(result.loss_sum))
         if bad.size:

@@ -10,6 +10,7 @@ import io
 import json
 import os
 import tempfile
+import tracemalloc
 import zipfile
 from collections.abc import Callable, Mapping
 
@@ -100,6 +101,30 @@ def policy_header(data: bytes) -> None:
     except ValueError:
         return
     assert np.array_equal(policy.theta, theta)
+
+
+def policy_space(data: bytes) -> None:
+    """JSON in place of each of a policy's spaces, under a checksum that is right."""
+    header, theta = _made_policy()
+    try:
+        space = json.loads(data)
+        content = json.dumps(space)
+    except (ValueError, RecursionError):
+        return
+    assert header["observation_space"] != space
+    for name in ("observation_space", "action_space"):
+        changed = {**header, name: space, "checksum": "sha256", "arrays": ["theta"]}
+        members = {"header": np.frombuffer(json.dumps(changed).encode(), np.uint8), "theta": theta}
+        path = _file("space.npz", _archive(members))
+        tracemalloc.start()
+        try:
+            load_policy(path)
+        except ValueError as error:
+            _told(error)
+        finally:
+            _, peak = tracemalloc.get_traced_memory()
+            tracemalloc.stop()
+        assert peak < (2 << 20) + 500 * len(content), f"{peak} bytes for {content}"
 
 
 def policy_member(data: bytes) -> None:
@@ -199,6 +224,7 @@ TARGETS: Mapping[str, Callable[[bytes], None]] = {
         any_array,
         any_file,
         policy_header,
+        policy_space,
         policy_member,
         training_state,
         config_file,
@@ -226,6 +252,25 @@ SEEDS: Mapping[str, tuple[bytes, ...]] = {
         b'kind="mlp"',
         b"metadata=[]",
         b"version=1",
+    ),
+    "policy_space": tuple(
+        text.encode()
+        for text in (
+            '{"type": "Box", "shape": [1], "dtype": "float32", "low": -1, "high": 1}',
+            '{"type": "Box", "shape": [1], "dtype": "U300000000", "low": 0, "high": 1}',
+            '{"type": "Box", "shape": [1], "dtype": "S1500000000", "low": "a", "high": "b"}',
+            '{"type": "Box", "shape": [1], "dtype": "(150000000,)f8", "low": 0, "high": 1}',
+            '{"type": "Box", "shape": [16777216], "dtype": "int8", "low": 0, "high": 1}',
+            '{"type": "Box", "shape": [0, 1099511627776], "dtype": "f8", "low": 0, "high": 1}',
+            '{"type": "Discrete", "n": 3, "start": 0}',
+            '{"type": "Discrete", "n": 16777216, "start": -5}',
+            '{"type": "MultiBinary", "n": [3, 4000]}',
+            '{"type": "MultiDiscrete", "nvec": [2, 3], "start": [0, 1]}',
+            '{"type": "Tuple", "spaces": [{"type": "Box", "shape": [134217728], "dtype": "f8", '
+            '"low": 0, "high": 1}, {"type": "Discrete", "n": -1099511627776, "start": 0}]}',
+            '{"type": "Dict", "spaces": {"a": {"type": "Discrete", "n": 2, "start": 0}}}',
+            '{"type": "Tuple", "spaces": [' * 400 + "1" + "]}" * 400,
+        )
     ),
     "policy_member": (_npy(_FLOATS, bytes(48)), _npy(_FLOATS, b"\xff" * 48)),
     "training_state": tuple(

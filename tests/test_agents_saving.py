@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import struct
+import sys
 import zipfile
 from typing import Any
 
@@ -47,6 +48,12 @@ def everything(agent: Any) -> tuple[Any, ...]:
     episodes = [(info["r"], info["l"]) for info in agent.ep_info_buffer]
     counters = agent.num_timesteps, agent.sequential_steps, agent._n_updates, agent._episode_num
     return agent.policy.core.theta.tobytes(), counters, episodes
+
+
+def nested(depth: int, space: Any) -> Any:
+    for _ in range(depth):
+        space = {"type": "Tuple", "spaces": [space]}
+    return space
 
 
 def rewritten(path: Any, **members: bytes) -> None:
@@ -413,6 +420,11 @@ def test_unusable_files_are_named(tmp_path: Any) -> None:
         {"counters": {}},
         {"action_space": {"type": "Box"}},
         {"arguments": {"shell": "rm"}},
+        {"observation_space": {**data["observation_space"], "dtype": "U300000000"}},
+        {"observation_space": {**data["observation_space"], "shape": [2**24]}},
+        {"observation_space": nested(400, data["observation_space"])},
+        {"source": {"name": 3, "id": 3, "kwargs": {":dict:": {}}}},
+        {"source": {"name": "x", "id": "x", "kwargs": 5}},
     ):
         rewritten(path, data=json.dumps({**data, **wrong}).encode())
         with pytest.raises(ValueError, match=r"agent\.zip: not a usable agent file"):
@@ -421,6 +433,35 @@ def test_unusable_files_are_named(tmp_path: Any) -> None:
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ValueError, match="not a usable agent file"):
         NRES.load(path)
+
+
+def test_a_file_is_read_only_if_it_is_one(tmp_path: Any) -> None:
+    os.mkfifo(tmp_path / "pipe.zip")
+    (tmp_path / "folder.zip").mkdir()
+    for path in (tmp_path / "pipe.zip", tmp_path / "folder.zip"):
+        with pytest.raises(ValueError, match="it is a folder, a device or a pipe"):
+            NRES.load(path)
+
+
+def test_a_file_has_no_module_imported(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "agent.zip"
+    make_agent().save(path)
+    with zipfile.ZipFile(path) as archive:
+        data = json.loads(archive.read("data"))
+    data["source"] = {**data["source"], "name": "evil:Swimmer-v5", "id": "evil:Swimmer-v5"}
+    rewritten(path, data=json.dumps(data).encode())
+    (tmp_path / "evil.py").write_text("raise SystemExit('imported')")
+    monkeypatch.syspath_prepend(tmp_path)
+    agent = NRES.load(path)
+    assert agent.env is None
+    with pytest.raises(ValueError, match="training needs the environment"):
+        agent.learn(200)
+    assert "evil" not in sys.modules
+    (tmp_path / "evil.py").write_text("")
+    NRES.load(path, env="evil:Swimmer-v5").learn(200)
+    assert "evil" in sys.modules
+    assert NRES.load(path).env is not None
+    monkeypatch.delitem(sys.modules, "evil")
 
 
 def test_damage_anywhere_is_told_by_the_checksum(tmp_path: Any) -> None:

@@ -11,6 +11,7 @@ from es_rl.estimators import ESTIMATORS
 from es_rl.files import write_npz
 from es_rl.optimizers import OPTIMIZERS, make_optimizer
 from es_rl.schedules import linear
+from es_rl.tasks import BrokenTaskError
 from es_rl.trainer import Trainer
 
 _THETA = np.array([0.6, -0.2, 0.5])
@@ -150,3 +151,45 @@ def test_files_that_are_no_checkpoints_are_refused(tmp_path):
     path.write_bytes(path.read_bytes()[:-40])
     with pytest.raises(ValueError, match="not a whole es_rl checkpoint file"):
         load_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        (name, change)
+        for name in ("step", "episode", "segment", "finished", "row_ended")
+        for change in (
+            lambda value: value.astype("U8"),
+            lambda value: value.astype(np.float64),
+            lambda value: value[:-1],
+        )
+    ]
+    + [
+        ("step", lambda value: value - 100),
+        ("step", lambda value: value + 2**40),
+        ("episode", lambda value: value - 100),
+        ("segment", lambda value: value + 2**40),
+        ("segment", lambda value: value - 100),
+    ],
+)
+@pytest.mark.parametrize(("estimator", "settings"), _SETTINGS[:4])
+def test_a_state_made_by_hand_is_refused_by_name(estimator, settings, name, change):
+    trainer = _make(estimator, settings)
+    trainer.update()
+    state = trainer.state_dict()
+    key = next(key for key in state if key.rpartition("/")[2] == name and "task" not in key)
+    with pytest.raises(ValueError, match=name):
+        _make(estimator, settings).load_state_dict({**state, key: change(state[key])})
+
+
+@pytest.mark.parametrize(("estimator", "settings"), _SETTINGS[:2])
+def test_a_state_that_contradicts_itself_ends_in_an_error_with_a_name(estimator, settings):
+    trainer = _make(estimator, settings)
+    trainer.update()
+    state = trainer.state_dict()
+    key = next(key for key in state if key.endswith("row_ended"))
+    made = _make(estimator, settings)
+    state[key] = np.ones_like(state[key])
+    made.load_state_dict(state)
+    with pytest.raises(BrokenTaskError, match="none that was saved"):
+        made.run(updates=5)

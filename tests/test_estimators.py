@@ -452,3 +452,14 @@ def test_each_workers_own_estimate_is_what_it_gives_alone(name):
 def test_each_workers_own_estimate_needs_a_start():
     with pytest.raises(RuntimeError, match="call reset"):
         NRES(lq.LinearQuadratic(1), n_pairs=1, unroll_length=1, sigma=1.0).estimate_each(_THETA)
+
+
+@pytest.mark.parametrize("name", ["sigma", "reward_offset", "adapt_sigma", "refresh_drift"])
+def test_numbers_of_numpy_are_numbers_and_truth_is_none(name):
+    task = LoopTask(LastingSystem, 15)
+    given = {"n_pairs": 4, "unroll_length": 4, "sigma": 0.5}
+    for value in (np.float32(0.25), np.float64(0.25), np.int64(1), 1):
+        assert getattr(NRES(task, **{**given, name: value}), name) == float(value)
+    for value in (True, np.True_, "1", None, float("nan"), np.float32("inf"), 1j, np.zeros(1)):
+        with pytest.raises(ValueError, match=f"{name}="):
+            NRES(task, **{**given, name: value})

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import pytest
 from es_rl.config_layers import resolve
 from es_rl.envs.faults import EnvironmentFaultError
 from es_rl.envs.gymnasium_task import GymnasiumTask
+from es_rl.envs.making import make_env, make_task
 from es_rl.estimators import ESTIMATORS
 from es_rl.evaluation import evaluate
 from es_rl.optimizers import SGD
@@ -66,6 +68,8 @@ IN_RESET = "Faulty-v0: row 0 (plus row of pair 0), in reset: "
         ("reward of shape", IN_STEP + "TypeError: the reward is a ndarray of shape (2,)"),
         ("reward none", IN_STEP + "TypeError: the reward is a NoneType"),
         ("complex reward", IN_STEP + "TypeError: the reward is a complex"),
+        ("numpy complex reward", IN_STEP + "TypeError: the reward is a complex128"),
+        ("text reward", IN_STEP + "TypeError: the reward is a ndarray of dtype <U3"),
         ("four values", IN_STEP + "ValueError: not enough values to unpack"),
         ("raise in reset", IN_RESET + "RuntimeError: boom"),
         ("shape in reset", IN_RESET + "ValueError: observation of shape (3,)"),
@@ -82,6 +86,27 @@ def test_a_fault_is_named_and_nothing_is_learnt_from_it(
     assert fault.step == (0 if "reset" in kind else faulty.AT)
 
 
+@pytest.mark.parametrize("kind", faulty.WRONG)
+@pytest.mark.parametrize("normalize", [False, True])
+def test_what_is_no_observation_of_its_space_is_named_and_never_read(
+    kind: str, normalize: bool
+) -> None:
+    space, _, _, reason = faulty.WRONG[kind]
+    action_space = faulty.Shown.action_space
+    policy = LinearPolicy(space, action_space, normalize_observations=normalize)
+    task = GymnasiumTask("Shown-v0", policy, n_workers=0, kind=kind)
+    estimator = ESTIMATORS["nres"](
+        task, n_pairs=2, unroll_length=4, sigma=0.1, staggering="lockstep"
+    )
+    made = Trainer(estimator, SGD(policy.num_params, 0.1), np.ones(policy.num_params))
+    with pytest.raises(EnvironmentFaultError) as caught:
+        made.run(updates=3)
+    assert str(caught.value).startswith(
+        f"Shown-v0: row 0 (plus row of pair 0), in step 3 of its episode: ValueError: {reason}"
+    )
+    assert made.updates == 0
+
+
 @pytest.mark.parametrize("kind", ["nan", "inf", "-inf"])
 @pytest.mark.parametrize("algo", ["nres", "tes", "fulles"])
 def test_a_reward_that_is_no_number_is_named(kind: str, algo: str) -> None:
@@ -96,13 +121,108 @@ def test_a_reward_that_is_no_number_is_named(kind: str, algo: str) -> None:
     np.testing.assert_array_equal(made.theta, np.ones(made.theta.size))
 
 
-@pytest.mark.parametrize("kind", ["nan", "nan observation"])
-def test_evaluation_averages_no_fault_away(kind: str) -> None:
-    env = gym.make("Faulty-v0", kind=kind, discrete=True)
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        ("raise", "in step 3: RuntimeError: boom"),
+        ("exit", "in step 3: SystemExit: 3"),
+        ("shape", "in step 3: ValueError: observation of shape (3,)"),
+        ("nan observation", "in step 3: ValueError: the observation has NaN"),
+        ("numpy complex reward", "in step 3: TypeError: the reward is a complex128"),
+        ("text reward", "in step 3: TypeError: the reward is a ndarray of dtype <U3"),
+        ("reward none", "in step 3: TypeError: the reward is a NoneType"),
+        ("raise in reset", "in the reset: RuntimeError: boom"),
+        ("nan observation in reset", "in the reset: ValueError: the observation has NaN"),
+    ],
+)
+@pytest.mark.parametrize("discrete", [False, True])
+def test_evaluation_averages_no_fault_away(kind: str, reason: str, discrete: bool) -> None:
+    # Gymnasium's own checker warns first, and warnings are errors here
+    kwargs = {"kind": kind, "discrete": discrete, "disable_env_checker": True}
+    env = gym.make("Faulty-v0", **kwargs)
     policy = LinearPolicy(env.observation_space, env.action_space)
     policy.theta = np.ones(policy.num_params)
-    with pytest.raises((NonFiniteLossError, ValueError), match=r"NaN|became nan at step 3"):
-        evaluate(policy, "Faulty-v0", n_episodes=2, env_kwargs={"kind": kind, "discrete": True})
+    with pytest.raises(EnvironmentFaultError) as caught:
+        evaluate(policy, "Faulty-v0", n_episodes=2, seed=7, env_kwargs=kwargs)
+    assert str(caught.value).startswith(f"Faulty-v0: episode 0 (seed 7), {reason}")
+
+
+@pytest.mark.parametrize("kind", ["nan", "inf"])
+def test_a_reward_that_is_no_number_ends_an_evaluation(kind: str) -> None:
+    policy = LinearPolicy(faulty.Faulty.observation_space, faulty.Faulty.action_space)
+    with pytest.raises(NonFiniteLossError, match=r"evaluation on Faulty-v0: .* at step 3"):
+        evaluate(policy, "Faulty-v0", n_episodes=2, env_kwargs={"kind": kind})
+
+
+@pytest.mark.parametrize("kind", ["raise", "nan", "nan observation"])
+def test_the_command_line_names_the_fault_that_ends_an_evaluation(
+    run: Any, tmp_path: Path, kind: str
+) -> None:
+    policy = LinearPolicy(faulty.Faulty.observation_space, faulty.Faulty.action_space)
+    kwargs = {"kind": kind, "disable_env_checker": True}
+    policy.save(tmp_path / "p.npz", env="Faulty-v0", env_kwargs=kwargs)
+    outcome = run("evaluate", "p.npz", "--episodes", "2")
+    first = outcome.err.partition("\n")[0]
+    assert outcome.code == 1
+    assert first.startswith("error: ")
+    assert "Faulty-v0" in first
+    assert "step 3" in first
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        ("raise in making", "RuntimeError: boom and more"),
+        ("assert in making", "AssertionError"),
+        ("exit in making", "SystemExit: 0"),
+        ("no action space", "action space does not inherit"),
+    ],
+)
+def test_an_environment_that_cannot_be_made_is_told_in_one_line(
+    run: Any, tmp_path: Path, kind: str, reason: str
+) -> None:
+    with pytest.raises(ValueError, match=f"Faulty-v0 cannot be made.*{reason}"):
+        make_env("Faulty-v0", kind=kind)
+    if "space" in kind:
+        with pytest.raises(ValueError, match="cannot be used: its action_space is None, no space"):
+            make_env("Faulty-v0", kind=kind, disable_env_checker=True)
+    outcome = run(
+        "train", "Faulty-v0", "--algo", "nres", "--updates", "1", "--run-dir", "run",
+        "--env-kwargs", f"kind={kind}",
+    )  # fmt: skip
+    assert outcome.code == 2
+    assert outcome.err.startswith("error: ENV Faulty-v0: ")
+    assert reason in outcome.err
+    assert outcome.err.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("kind", ["raise in close", "exit in close"])
+def test_what_close_raises_changes_no_result(kind: str) -> None:
+    fine, made = trainer(kind="fine"), None
+    fine.run(updates=2)
+    with pytest.warns(RuntimeWarning, match=r"Faulty-v0: in close: (RuntimeError|SystemExit)"):
+        made = trainer(kind=kind)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        made.run(updates=2)
+        made.estimator.task.close()
+        policy = LinearPolicy(faulty.Faulty.observation_space, faulty.Faulty.action_space)
+        evaluate(policy, "Faulty-v0", n_episodes=2, env_kwargs={"kind": kind})
+    np.testing.assert_array_equal(made.theta, fine.theta)
+
+
+def test_an_environment_may_take_words_of_this_library(run: Any, tmp_path: Path) -> None:
+    policy = LinearPolicy(faulty.Faulty.observation_space, faulty.Faulty.action_space)
+    kwargs = {"env_id": 3, "policy": 4}
+    make_env("OwnWords-v0", **kwargs, engine="diesel").close()
+    make_task("OwnWords-v0", policy, n_threads=0, **kwargs)
+    evaluate(policy, "OwnWords-v0", n_episodes=1, env_kwargs={**kwargs, "engine": "diesel"})
+    words = ["train", "OwnWords-v0", "--algo", "nres", "--updates", "1", "--run-dir", "run"]
+    outcome = run(*words, "--env-kwargs", "engine=diesel")
+    assert outcome.code == 2
+    assert outcome.err.startswith("error: --env-kwargs engine=diesel: engine means something else")
+    assert outcome.err.count("\n") == 1
 
 
 @pytest.mark.parametrize("algo", ["nres", "pes", "tes", "fulles"])

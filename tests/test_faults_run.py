@@ -249,7 +249,7 @@ def test_killed_while_a_checkpoint_is_written_the_run_goes_on_bit_for_bit(
     # named, before the oldest one is dropped
     for moment in ("fdopen", "half", "replace", "unlink"):
         more = (
-            "import os, signal\n"
+            "import os, signal, tempfile\n"
             "import es_rl.files as files, es_rl.run_folder as run_folder\n"
             "saved = [0]\n"
             "def die(): os.kill(os.getpid(), signal.SIGKILL)\n"
@@ -271,7 +271,7 @@ def test_killed_while_a_checkpoint_is_written_the_run_goes_on_bit_for_bit(
                 "def write_bytes(path, data):\n"
                 "    saved[0] += any_checkpoint((path,))\n"
                 "    if saved[0] == 2:\n"
-                "        half = files.tempfile.mkstemp(dir=os.path.dirname(path),\n"
+                "        half = tempfile.mkstemp(dir=os.path.dirname(path),\n"
                 "            prefix='.' + os.path.basename(path) + '.', suffix='.tmp')[0]\n"
                 f"        os.write(half, data[:len(data) // 2 * {moment == 'half'}])\n"
                 "        os.fsync(half)\n"

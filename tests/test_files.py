@@ -6,7 +6,9 @@ import io
 import os
 import pickle
 import re
+import stat
 import struct
+import threading
 import zipfile
 
 import numpy as np
@@ -90,7 +92,7 @@ class _Interrupted(BaseException):
     pass
 
 
-@pytest.mark.parametrize("function", ["fsync", "replace", "chmod"])
+@pytest.mark.parametrize("function", ["fsync", "replace"])
 @pytest.mark.parametrize(
     "error", [OSError("disk full"), _Interrupted()], ids=["error", "interrupt"]
 )
@@ -140,6 +142,40 @@ def test_files_have_the_mode_that_open_would_give(tmp_path):
         os.umask(mask)
     modes = [os.stat(tmp_path / name).st_mode for name in ("f.txt", "g.txt")]
     assert modes[0] == modes[1]
+
+
+def test_writing_never_touches_the_umask_of_other_threads(tmp_path, monkeypatch):
+    def refuse(mask):
+        raise AssertionError("the umask belongs to the whole process")
+
+    monkeypatch.setattr(files.os, "umask", refuse)
+    write_bytes(tmp_path / "f", b"x")
+    assert [path.name for path in tmp_path.iterdir()] == ["f"]
+
+
+def test_files_of_other_threads_keep_their_mode_while_this_library_writes(tmp_path):
+    mask = os.umask(0o027)
+    try:
+        stop = threading.Event()
+
+        def write(name):
+            while not stop.is_set():
+                write_bytes(tmp_path / name, b"x")
+
+        threads = [threading.Thread(target=write, args=(name,)) for name in "ab"]
+        for thread in threads:
+            thread.start()
+        modes = set()
+        for i in range(500):
+            handle = os.open(tmp_path / f"own-{i}", os.O_CREAT | os.O_WRONLY, 0o666)
+            modes.add(stat.S_IMODE(os.fstat(handle).st_mode))
+            os.close(handle)
+        stop.set()
+        for thread in threads:
+            thread.join()
+    finally:
+        os.umask(mask)
+    assert modes == {0o640}
 
 
 def test_a_missing_folder_is_reported(tmp_path):

@@ -14,7 +14,7 @@ from gymnasium.wrappers import ClipAction
 import es_rl
 import es_rl.envs.mujoco.make
 from es_rl.envs import GymnasiumTask, MujocoTask, make_task
-from es_rl.envs.making import make_env
+from es_rl.envs.making import make_env, makeable_ids
 from es_rl.envs.mujoco.make import horizon_of, why_not_native
 from es_rl.envs.mujoco.numerics import Arithmetic
 
@@ -164,3 +164,14 @@ def test_a_time_limit_that_another_library_put_in_place_of_gymnasiums_is_known(
     assert isinstance(env, Limit)
     assert why_not_native(env) is None
     assert horizon_of(env) == 1000
+
+
+def test_what_is_offered_in_place_of_an_unknown_environment_can_be_made() -> None:
+    offered = makeable_ids()
+    assert "Pusher-v5" in offered
+    assert not {"Pusher-v4", "Swimmer-v3", "Swimmer-v2", "es_rl/Swimmer-v5"} & set(offered)
+    for unknown in ("Pusher-v3000", "Swimmer-v33", "pusher-v4"):
+        with pytest.raises(ValueError, match="unknown environment") as caught:
+            make_env(unknown)
+        names = str(caught.value).partition("did you mean ")[2].rstrip("?").split(", ")
+        assert set(names) <= {*offered, ""}

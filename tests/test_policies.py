@@ -578,3 +578,13 @@ def test_statistics_that_do_not_fit_are_refused():
         policy.normalizer = None
     with pytest.raises(ValueError, match="normalize_observations"):
         LinearPolicy(_OBSERVE, _ACT).normalizer = Normalizer(np.zeros(5), np.ones(5))
+
+
+def test_spaces_without_numbers_are_refused():
+    empty, box = spaces.Box(-1, 1, (0,)), spaces.Box(-1, 1, (2,))
+    for space in (empty, spaces.Dict({"a": empty}), spaces.Box(-1, 1, (3, 0))):
+        with pytest.raises(ValueError, match=r"observation space .*: has no numbers to see"):
+            LinearPolicy(space, box)
+    with pytest.raises(ValueError, match=r"action space .*: has no numbers to choose"):
+        LinearPolicy(box, empty)
+    assert LinearPolicy(spaces.Dict({"a": empty, "b": box}), box).num_params == 4

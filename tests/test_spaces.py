@@ -65,6 +65,13 @@ _BOX = {"type": "Box", "shape": [2], "dtype": "float32", "low": -1.0, "high": 1.
         {**_BOX, "dtype": "O"},
         {**_BOX, "dtype": "spam"},
         {**_BOX, "dtype": "float32,int8"},
+        {**_BOX, "dtype": "U300000000"},
+        {**_BOX, "dtype": "S1500000000", "low": "a"},
+        {**_BOX, "dtype": "V1500000000"},
+        {**_BOX, "dtype": "(150000000,)f8"},
+        {**_BOX, "dtype": ["float32", [150000000]]},
+        {**_BOX, "dtype": "M8[s]"},
+        {**_BOX, "dtype": "complex128"},
         {**_BOX, "low": "a"},
         {**_BOX, "low": None},
         {**_BOX, "low": 1e300},
@@ -101,17 +108,53 @@ def test_what_describes_no_space_is_refused(data):
         {"type": "MultiDiscrete", "nvec": [10**9], "start": [0]},
         {"type": "Tuple", "spaces": 100 * [{**_BOX, "shape": [10**6]}]},
         {"type": "Dict", "spaces": {"a": _BOX, "b": {**_BOX, "shape": [10**9]}}},
+        {**_BOX, "shape": [2**24]},
+        {**_BOX, "shape": [0, 2**40]},
     ],
     ids=lambda data: str(data)[:60],
 )
 def test_a_short_description_cannot_fill_the_memory(data):
-    with pytest.raises(ValueError, match="more than 16777216 elements"):
+    with pytest.raises(ValueError, match="more than 4194304 elements"):
         space_from_dict(data)
 
 
-def test_a_description_nested_without_end_is_refused():
+@pytest.mark.parametrize(
+    "negative",
+    [
+        {"type": "Discrete", "n": -(2**40), "start": 0},
+        {"type": "MultiDiscrete", "nvec": [-(2**40)], "start": [0]},
+        {**_BOX, "shape": [-1, 2**20]},
+        {"type": "MultiBinary", "n": [-1, 2**20]},
+    ],
+    ids=lambda data: str(data)[:60],
+)
+def test_a_negative_size_makes_no_room_for_others(negative):
+    spaces_ = [{**_BOX, "shape": [2**27]}, negative]
+    for order in (spaces_, spaces_[::-1]):
+        with pytest.raises(ValueError, match=r"a length of -|more than 4194304 elements"):
+            space_from_dict({"type": "Tuple", "spaces": order})
+
+
+def test_a_file_says_how_large_its_spaces_may_be():
+    data = {"type": "Tuple", "spaces": [_BOX, {"type": "Discrete", "n": 3, "start": 0}]}
+    assert spaces.flatdim(space_from_dict(data, 5)) == 5
+    with pytest.raises(ValueError, match="more than 4 elements"):
+        space_from_dict(data, 4)
+
+
+@pytest.mark.parametrize("depth", [33, 400, 5000])
+def test_a_description_nested_without_end_is_refused(depth):
     data = _BOX
-    for _ in range(5000):
+    for _ in range(depth):
         data = {"type": "Tuple", "spaces": [data]}
-    with pytest.raises(ValueError, match="not the description of a space"):
+    with pytest.raises(ValueError, match="nested more than 32 deep"):
         space_from_dict(data)
+
+
+def test_what_can_be_described_can_be_rebuilt():
+    space = spaces.Discrete(2)
+    for _ in range(32):
+        space = spaces.Tuple([space])
+    assert space_from_dict(space_to_dict(space)) == space
+    with pytest.raises(ValueError, match="nested more than 32 deep"):
+        space_to_dict(spaces.Tuple([space]))

@@ -78,7 +78,7 @@ def quiet() -> Iterator[None]:
                 _swap(_before)
 
 
-def make_quietly(env_id: str, **env_kwargs: Any) -> gym.Env[Any, Any]:
+def make_quietly(env_id: str, /, **env_kwargs: Any) -> gym.Env[Any, Any]:
     """Return `gymnasium.make(env_id, **env_kwargs)` without the notices.
 
     Raises:

@@ -9,9 +9,9 @@ from typing import Annotated
 import typer
 
 from es_rl.cli.policy_source import Source, open_source, policy_file, read
-from es_rl.cli.settings import Checkpoint
+from es_rl.cli.settings import Checkpoint, ImportModules
 from es_rl.option_kinds import Integer
-from es_rl.options import ConfigError
+from es_rl.options import ConfigError, check_value
 
 __all__ = ["enjoy"]
 
@@ -31,21 +31,24 @@ def enjoy(
         str, typer.Option(metavar="INTEGER", help="Seed of the first episode; then seed + 1, ...")
     ] = "0",
     checkpoint: Checkpoint = "best",
+    import_modules: ImportModules = None,
 ) -> None:
     """Watch a policy in a window."""
     if video is not None:
         from es_rl.cli.record import make_video
 
         make_video(
-            run_or_policy, video, "--video", episodes=episodes, seed=seed, checkpoint=checkpoint
-        )
+            run_or_policy, video, "--video", episodes=episodes, seed=seed, checkpoint=checkpoint,
+            import_modules=import_modules,
+        )  # fmt: skip
         return
     n_episodes = read("--episodes", Integer(1), episodes)
     first_seed = read("--seed", Integer(0, 2**32 - 1), seed)
+    modules = check_value("import_modules", import_modules or [])
     policy_file(run_or_policy, checkpoint)
     if sys.platform.startswith("linux") and not any(os.environ.get(name) for name in _DISPLAYS):
         raise ConfigError("enjoy: there is no display to open a window on; add --video FILE.mp4")
-    _show(open_source(run_or_policy, checkpoint), n_episodes, first_seed)
+    _show(open_source(run_or_policy, checkpoint, modules=modules), n_episodes, first_seed)
 
 
 def _show(source: Source, n_episodes: int, seed: int) -> None:
@@ -53,7 +56,7 @@ def _show(source: Source, n_episodes: int, seed: int) -> None:
 
     from es_rl.camera import follow_robot
     from es_rl.cli.display import reward_text
-    from es_rl.envs.making import make_env
+    from es_rl.envs.making import close_env, make_env
     from es_rl.envs.mujoco.quiet import quiet
     from es_rl.recording import play
 
@@ -63,7 +66,7 @@ def _show(source: Source, n_episodes: int, seed: int) -> None:
         except ValueError as error:
             raise ConfigError(f"ENV {error}") from None
         if "human" not in (env.metadata.get("render_modes") or ()):
-            env.close()
+            close_env(env, source.env_id)
             raise ConfigError(f"ENV {source.env_id}: has no window; add --video FILE.mp4")
         follow_robot(env, source.env_kwargs)
         try:
@@ -78,4 +81,4 @@ def _show(source: Source, n_episodes: int, seed: int) -> None:
             reason = " ".join(str(error).split())
             raise ConfigError(f"ENV {source.env_id}: cannot be shown ({reason})") from None
         finally:
-            env.close()
+            close_env(env, source.env_id)

@@ -42,7 +42,7 @@ def examine(spec: EnvSpec) -> EnvironmentFacts:
     """Make an environment once and say whether a policy can act in it, and on which engine."""
     import gymnasium as gym
 
-    from es_rl.envs.making import make_env
+    from es_rl.envs.making import close_env, make_env
     from es_rl.envs.mujoco.make import why_not_native
     from es_rl.policies import LinearPolicy
 
@@ -55,7 +55,7 @@ def examine(spec: EnvSpec) -> EnvironmentFacts:
     except ValueError as error:
         return EnvironmentFacts(spec.id, reason=str(error))
     finally:
-        env.close()
+        close_env(env, spec.id)
     outputs = int(policy.arrays.sizes[-1])
     is_discrete = isinstance(env.action_space, gym.spaces.Discrete)
     return EnvironmentFacts(
@@ -80,7 +80,8 @@ def envs(
 
     import gymnasium as gym
 
-    from es_rl.assembly import distinct_ids, import_all
+    from es_rl.assembly import import_all
+    from es_rl.envs.making import distinct_ids
 
     import_all(modules)
     facts = [examine(gym.registry[env_id]) for env_id in distinct_ids()]

@@ -74,7 +74,11 @@ def _root(
 
 
 def main() -> None:
-    """Run the command line: exit code 2 and one line on stderr for whatever cannot be used."""
+    """Run the command line.
+
+    Exit code 2 and one line on stderr for whatever cannot be used, 1 for an environment that fails
+    on the way: one line, and its traceback.
+    """
     try:
         code = app(prog_name="es-rl", standalone_mode=False)
     except ConfigError as error:
@@ -83,6 +87,17 @@ def main() -> None:
         _fail(_usage_text(error))
     except (typer.Abort, KeyboardInterrupt):
         sys.exit(130)
+    except RuntimeError as error:
+        from es_rl.envs.faults import EnvironmentFaultError
+
+        if not isinstance(error, EnvironmentFaultError):
+            raise
+        print(f"error: {str(error).partition(chr(10))[0]}", file=sys.stderr)
+        print(error.details, file=sys.stderr)
+        sys.exit(1)
+    except FloatingPointError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(1)
     sys.exit(code if isinstance(code, int) else 0)
 
 

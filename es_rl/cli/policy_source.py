@@ -6,8 +6,8 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from es_rl.option_kinds import Choice, Kind
-from es_rl.options import ConfigError
+from es_rl.option_kinds import Choice, Integer, Kind
+from es_rl.options import OPTIONS, ConfigError
 
 if TYPE_CHECKING:
     from es_rl.policies import Policy
@@ -17,6 +17,9 @@ __all__ = ["CHECKPOINTS", "Source", "open_policy", "open_source", "policy_file",
 _FILES = {"best": "best_policy.npz", "latest": "policy.npz"}
 CHECKPOINTS = tuple(_FILES)
 """Which policies the folder of a run has."""
+
+_TOLD = ("env", "env_kwargs", "import_modules", "horizon")
+"""Options of training that a policy file tells."""
 
 
 class Source(NamedTuple):
@@ -102,23 +105,28 @@ def open_source(
         checkpoint: "best" or "latest", for the folder of a run.
         env: environment; None for the one that the policy was trained on.
         env_kwargs: of the environment; None for those of training.
-        modules: to import first; none for those of training.
+        modules: to import first; none for those of a run's own configuration. A policy file has
+            nothing imported for it: where it was trained with modules they must be given.
 
     Raises:
-        ConfigError: if there is no such policy or environment, or they do not fit.
+        ConfigError: if there is no such policy or environment, or they do not fit, or a module
+            would have to be imported that nobody asked for.
     """
     path = policy_file(run_or_policy, checkpoint)
 
     from es_rl.assembly import check_environment, import_all
+    from es_rl.envs.making import close_env
 
     policy = open_policy(run_or_policy, path)
-    told = policy.metadata
+    told = _told(policy, path)
     env_id = env if env is not None else told.get("env")
     if env_id is None:
         raise ConfigError(f"--env: {path} does not tell what it was trained on; name it")
     own = told.get("env_kwargs", {}) if env_id == told.get("env") else {}
     kwargs = dict(own if env_kwargs is None else env_kwargs)
-    imported = tuple(modules) or tuple(told.get("import_modules", ()))
+    imported = tuple(modules)
+    if env is None:
+        imported = _allowed_modules(run_or_policy, path, told, imported)
     import_all(imported)
     made = check_environment(env_id, kwargs)
     try:
@@ -126,7 +134,7 @@ def open_source(
     except ValueError as error:
         raise ConfigError(f"ENV {env_id}: {error}") from None
     finally:
-        made.close()
+        close_env(made, env_id)
     limit = made.spec.max_episode_steps if made.spec else None
     if limit is None:
         # an episode of training was the steps of --horizon
@@ -137,3 +145,54 @@ def open_source(
             )
         kwargs["max_episode_steps"] = horizon
     return Source(policy, path, env_id, kwargs, imported)
+
+
+def _told(policy: Policy, path: str) -> dict[str, Any]:
+    """Return what the policy file says of its training, but what it leaves open.
+
+    Raises:
+        ConfigError: if it is not what a run writes.
+    """
+    kinds: dict[str, Kind] = {name: OPTIONS[name].kind for name in _TOLD} | {"update": Integer(0)}
+    told = {}
+    for name, kind in kinds.items():
+        value = policy.metadata.get(name)
+        if value is not None:
+            try:
+                told[name] = kind.check(value)
+            except ValueError as error:
+                raise ConfigError(
+                    f"RUN_OR_POLICY {path}: not a usable policy file (its {name}: {error})"
+                ) from None
+    return told
+
+
+def _allowed_modules(
+    run_or_policy: str, path: str, told: dict[str, Any], given: tuple[str, ...]
+) -> tuple[str, ...]:
+    """Return the modules to import for the environment that a policy was trained on.
+
+    A policy file may come from anywhere, so what it names is not run for that. The folder of a
+    run is its user's own, as a Makefile is: its config.yaml may name modules.
+    """
+    needed = list(told.get("import_modules", ()))
+    # Gymnasium imports what stands before the colon of an id
+    module, colon, _ = told["env"].rpartition(":")
+    if colon:
+        needed.append(module)
+    config = os.path.join(run_or_policy, "config.yaml")
+    allowed = given
+    if needed and not given and os.path.isfile(config):
+        from es_rl.config_layers import load_config
+
+        run, _ = load_config(config)
+        given = run.import_modules
+        allowed = (*given, run.env.rpartition(":")[0])
+    missing = [name for name in needed if name not in allowed]
+    if missing:
+        raise ConfigError(
+            f"--import: {path} was trained with {', '.join(missing)}, and nothing is imported "
+            "because a policy file names it; if you trust the code, add "
+            + " ".join(f"--import {name}" for name in missing)
+        )
+    return given

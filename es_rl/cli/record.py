@@ -11,9 +11,9 @@ import typer
 
 from es_rl.cli.extras import need_extra
 from es_rl.cli.policy_source import open_source, policy_file, read
-from es_rl.cli.settings import Checkpoint
+from es_rl.cli.settings import Checkpoint, ImportModules
 from es_rl.option_kinds import Integer, Real
-from es_rl.options import ConfigError
+from es_rl.options import ConfigError, check_value
 
 if TYPE_CHECKING:
     from es_rl.recording import Moment
@@ -50,11 +50,12 @@ def record(
         str, typer.Option(metavar="INTEGER", help="Seed of the first episode; then seed + 1, ...")
     ] = "0",
     checkpoint: Checkpoint = "best",
+    import_modules: ImportModules = None,
 ) -> None:
     """Record episodes as a video, with step and reward in the picture; no display is needed."""
     make_video(
         run_or_policy, output, "-o", episodes=episodes, steps=steps, fps=fps, size=size, seed=seed,
-        checkpoint=checkpoint,
+        checkpoint=checkpoint, import_modules=import_modules,
     )  # fmt: skip
 
 
@@ -69,6 +70,7 @@ def make_video(
     steps: str | None = None,
     fps: str | None = None,
     size: str | None = None,
+    import_modules: list[str] | None = None,
 ) -> None:
     """Record a video and say what is in it; the arguments are the words of the command line.
 
@@ -81,6 +83,7 @@ def make_video(
     rate = None if fps is None else read("--fps", Real(above=0), fps)
     if not output.lower().endswith(_FORMATS):
         raise ConfigError(f"{option} {output}: give the file one of the extensions .mp4, .gif")
+    modules = check_value("import_modules", import_modules or [])
     pixels = None if size is None else _read_size(size, output)
     folder = os.path.dirname(output) or "."
     if not os.access(folder, os.W_OK):
@@ -97,7 +100,7 @@ def make_video(
     from es_rl.recording import RenderError
     from es_rl.recording import record as make_recording
 
-    source = open_source(run_or_policy, checkpoint)
+    source = open_source(run_or_policy, checkpoint, modules=modules)
     show = _progress if sys.stderr.isatty() else None
     try:
         with quiet():

@@ -101,6 +101,7 @@ def run_session(
         from es_rl.distributed import WorkerLostError
         from es_rl.envs.faults import EnvironmentFaultError
         from es_rl.run_folder import StorageError
+        from es_rl.tasks import BrokenTaskError
 
         display: LiveDisplay | PlainDisplay | SilentDisplay
         if quiet or as_json:
@@ -119,7 +120,7 @@ def run_session(
                     result = run.train(
                         config, run_dir, display=display, should_stop=interrupt, preset=label
                     )
-        except (FloatingPointError, StorageError, WorkerLostError) as error:
+        except (BrokenTaskError, FloatingPointError, StorageError, WorkerLostError) as error:
             return fail(error, display.run_dir)
         except EnvironmentFaultError as error:
             code = fail(str(error).partition("\n")[0], display.run_dir)
