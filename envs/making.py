@@ -31,6 +31,9 @@ def make_env(env_id: str, **env_kwargs: Any) -> gym.Env[Any, Any]:
     if env_id == "Pusher-v4":
         raise ValueError("Pusher-v4 needs mujoco<3 and cannot run here: use Pusher-v5")
     try:
+        # Gymnasium would take the newest version for a name without one, which presets do not know
+        if ":" not in env_id and env_id not in gym.registry:
+            raise gym.error.UnregisteredEnv(env_id)
         return make_quietly(env_id, **env_kwargs)
     except gym.error.UnregisteredEnv as error:
         near = difflib.get_close_matches(env_id, gym.registry, n=3)

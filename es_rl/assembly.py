@@ -17,11 +17,11 @@ import gymnasium as gym
 from es_rl.config import TrainConfig
 from es_rl.distributed import RayEstimator, RayUnavailableError
 from es_rl.distributed.estimator import DEFAULT_WORKER_TIMEOUT
+from es_rl.environment_check import check_environment, distinct_ids, kwargs_given
 from es_rl.envs import MujocoTask, make_task
-from es_rl.envs.making import make_env
 from es_rl.estimators import ESTIMATORS
 from es_rl.optimizers import make_optimizer
-from es_rl.option_kinds import did_you_mean
+from es_rl.option_messages import one_line, raised
 from es_rl.options import BUDGETS, ConfigError, flag
 from es_rl.perturbations import usable_cpus
 from es_rl.policies import POLICIES, Policy
@@ -70,7 +70,8 @@ def import_all(modules: tuple[str, ...]) -> None:
     """Import the modules that register a user's environments, also from the current folder.
 
     Raises:
-        ConfigError: if there is no such module. What a module itself raises is passed on.
+        ConfigError: if there is no such module, or it cannot be imported: what it raises, and
+            where, is told in one line.
     """
     here = os.getcwd()
     if modules and here not in sys.path:
@@ -78,50 +79,14 @@ def import_all(modules: tuple[str, ...]) -> None:
     for module in modules:
         try:
             importlib.import_module(module)
-        except ModuleNotFoundError as error:
-            if error.name is None or not (module + ".").startswith(error.name + "."):
-                raise
+        except (Exception, SystemExit) as error:
+            missing = error.name if isinstance(error, ModuleNotFoundError) else None
+            if missing is None or not (module + ".").startswith(missing + "."):
+                raise ConfigError(f"--import {module}: {raised(error)}") from error
             raise ConfigError(
                 f"--import {module}: no such module; it must be installed, or lie in the current "
                 "folder or on PYTHONPATH"
             ) from None
-
-
-def check_environment(env_id: str, env_kwargs: Mapping[str, Any]) -> gym.Env[Any, Any]:
-    """Return the environment, made as `gymnasium.make` makes it.
-
-    Raises:
-        ConfigError: if there is none of that name, or it does not take these arguments.
-    """
-    try:
-        return make_env(env_id, **env_kwargs)
-    except ValueError as error:
-        cause = error.__cause__
-        near = did_you_mean(env_id, _makeable_ids()) or "; `es-rl envs` lists them"
-        if isinstance(cause, gym.error.UnregisteredEnv):
-            raise ConfigError(f"ENV {env_id}: no such environment{near}") from error
-        if env_id in set(distinct_ids()) - set(_makeable_ids()):
-            raise ConfigError(f"ENV {env_id}: is no longer part of Gymnasium{near}") from error
-        if env_kwargs and not isinstance(cause, (gym.error.Error, ImportError)):
-            given = ",".join(f"{key}={value}" for key, value in env_kwargs.items())
-            raise ConfigError(
-                f"--env-kwargs {given}: {env_id} does not take them: {_one_line(cause or error)}"
-            ) from error
-        raise ConfigError(f"ENV {env_id}: {_one_line(error)}") from error
-
-
-def distinct_ids() -> list[str]:
-    """Return the registered ids, without this library's second names for the MuJoCo ones."""
-    return [env_id for env_id in gym.registry if not env_id.startswith("es_rl/")]
-
-
-def _makeable_ids() -> list[str]:
-    """Return the distinct ids but those that Gymnasium keeps only to refuse them."""
-    return [
-        env_id
-        for env_id in distinct_ids()
-        if not getattr(gym.registry[env_id].entry_point, "__name__", "").startswith("_raise_")
-    ]
 
 
 def assemble(config: TrainConfig) -> Assembly:
@@ -168,6 +133,8 @@ def _make_policy(config: TrainConfig, env: gym.Env[Any, Any]) -> Policy:
 
 
 def _make_task(config: TrainConfig, policy: Policy) -> UnrolledTask:
+    given = config.env_kwargs
+    where = kwargs_given(given) if given else f"ENV {config.env}"
     try:
         return make_task(
             config.env,
@@ -178,7 +145,12 @@ def _make_task(config: TrainConfig, policy: Policy) -> UnrolledTask:
             **config.env_kwargs,
         )
     except (ValueError, gym.error.Error) as error:
-        raise _translated(error, f"ENV {config.env}") from error
+        raise _translated(error, where) from error
+    except (ArithmeticError, AttributeError, LookupError, TypeError) as error:
+        # what the engine makes of values that the environment itself takes
+        if not given:
+            raise
+        raise ConfigError(f"{where}: {raised(error)}") from error
 
 
 def _filled_in(config: TrainConfig, task: UnrolledTask) -> TrainConfig:
@@ -252,7 +224,7 @@ def _worker_task(config: TrainConfig, policy: Policy) -> UnrolledTask:
 
 def _translated(error: Exception, otherwise: str) -> ConfigError:
     """Return a library's error in the command line's words: sigma=0 becomes --sigma 0."""
-    text = _one_line(error)
+    text = one_line(error)
     match = _LIBRARY_ERROR.fullmatch(text)
     if match is None:
         return ConfigError(f"{otherwise}: {text}")
@@ -260,7 +232,3 @@ def _translated(error: Exception, otherwise: str) -> ConfigError:
     if value in ("True", "False"):
         return ConfigError(f"{flag(name)}: {reason}")
     return ConfigError(f"{flag(name)} {value}: {reason}")
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())
