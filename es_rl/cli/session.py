@@ -17,8 +17,15 @@ from es_rl.options import ConfigError
 __all__ = ["Interrupt", "run_session"]
 
 
+_HANGUP = getattr(signal, "SIGHUP", None)  # Windows has none
+
+
 class Interrupt:
-    """Asks the run to end after the current update; a second signal ends it at once."""
+    """Asks the run to end after the current update; a second signal ends it at once.
+
+    A terminal that closes sends SIGHUP, a shell passes it on, and service managers send it beside
+    SIGTERM: it asks, and neither presses nor counts as the first of two.
+    """
 
     def __init__(self) -> None:
         self.signal: int | None = None
@@ -30,18 +37,27 @@ class Interrupt:
 
     def handle(self, number: int, frame: FrameType | None) -> None:
         """Take a signal."""
-        if self.signal is not None:
+        before = self.signal
+        if before is None or before == _HANGUP:
+            self.signal = number
+        elif number != _HANGUP:
             raise KeyboardInterrupt
-        self.signal = number
-        self.on_signal()
+        if before is None:
+            self.on_signal()
 
     @contextmanager
     def installed(self) -> Iterator[None]:
-        """Take SIGINT and SIGTERM inside the block, in the thread that Python gives them to."""
+        """Take SIGINT, SIGTERM and SIGHUP inside the block, in the thread that gets signals.
+
+        SIGHUP stays ignored where it is, as under nohup.
+        """
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {n: signal.signal(n, self.handle) for n in (signal.SIGINT, signal.SIGTERM)}
+        numbers = [signal.SIGINT, signal.SIGTERM]
+        if _HANGUP is not None and signal.getsignal(_HANGUP) != signal.SIG_IGN:
+            numbers.append(_HANGUP)
+        before = {number: signal.signal(number, self.handle) for number in numbers}
         try:
             yield
         finally:
@@ -62,8 +78,8 @@ def run_session(
 ) -> int:
     """Train, show it, and return the exit code.
 
-    A run that was saved because of SIGTERM exits with 0, as schedulers take anything else for a
-    failure and do not requeue it; one saved because of Ctrl-C exits with 130.
+    A run that was saved because of SIGTERM or SIGHUP exits with 0, as schedulers take anything
+    else for a failure and do not requeue it; one saved because of Ctrl-C exits with 130.
 
     Args:
         given: the explicit training options.
@@ -139,6 +155,6 @@ def run_session(
         print(result.run_dir)
     else:
         display.print(describe(result))
-    if result.reason == "interrupted" and interrupt.signal != signal.SIGTERM:
+    if result.reason == "interrupted" and interrupt.signal not in (signal.SIGTERM, _HANGUP):
         return 128 + signal.SIGINT
     return 0
