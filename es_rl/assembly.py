@@ -21,6 +21,7 @@ from es_rl.environment_check import check_environment, distinct_ids, kwargs_give
 from es_rl.envs import MujocoTask, make_task
 from es_rl.estimators import ESTIMATORS
 from es_rl.optimizers import make_optimizer
+from es_rl.memory_need import check_memory, check_widths
 from es_rl.option_messages import one_line, raised
 from es_rl.options import BUDGETS, ConfigError, flag
 from es_rl.perturbations import usable_cpus
@@ -99,6 +100,7 @@ def assemble(config: TrainConfig) -> Assembly:
         names = ", ".join(flag(name) for name in (*BUDGETS, "max_time"))
         raise ConfigError(f"--updates: the run would never end; give one of {names}")
     import_all(config.import_modules)
+    check_widths(config.hidden)
     env = check_environment(config.env, config.env_kwargs)
     try:
         policy = _make_policy(config, env)
@@ -106,6 +108,8 @@ def assemble(config: TrainConfig) -> Assembly:
         env.close()
     task = _make_task(config, policy)
     config = _filled_in(config, task)
+    if config.engine != "ray":  # whose workers may have the memory of many machines
+        check_memory(config, policy.num_params, config.engine)
     # all processors of this machine, whatever each worker has
     threads = None if config.engine == "ray" else config.threads
     eval_task = _make_task(replace(config, threads=threads), policy)

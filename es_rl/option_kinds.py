@@ -200,7 +200,8 @@ class Widths(Kind):
     """Widths of hidden layers: 64,64."""
 
     _metavar = "64,64"
-    _rule = "write positive integers joined by commas, such as 64,64"
+    _most = 100_000  # the weights of two such layers take 80 GB
+    _rule = f"write positive integers of at most {_most} joined by commas, such as 64,64"
 
     def parse(self, text: str) -> tuple[int, ...]:
         """Return the widths that `text` lists."""
@@ -214,7 +215,7 @@ class Widths(Kind):
         if not isinstance(value, (list, tuple)) or not value:
             raise ValueError(self._rule)
         try:
-            return tuple(Integer(1).check(width) for width in value)
+            return tuple(Integer(1, self._most).check(width) for width in value)
         except ValueError:
             raise ValueError(self._rule) from None
 
