@@ -78,6 +78,9 @@ def main(socket: int, progress: int, parent: int) -> None:
     from multiprocessing.connection import Connection
 
     leave_signals_alone()
+    # standard output belongs to the main process, which may print an answer for a program there
+    with contextlib.suppress(OSError):
+        os.dup2(2, 1)
     connection = Connection(socket)
     # a closed socket tells a worker only once it listens, which a step that hangs never does
     threading.Thread(target=_end_without, args=(parent,), daemon=True).start()

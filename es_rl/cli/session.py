@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-from es_rl.config_layers import continued, load_config, resolve
+from es_rl.config_layers import load_config, requeued, resolve
 from es_rl.options import ConfigError
 
 __all__ = ["Interrupt", "run_session"]
@@ -45,7 +45,7 @@ class Interrupt:
         if before is None:
             self.on_signal()
 
-    @contextmanager
+    @contextlib.contextmanager
     def installed(self) -> Iterator[None]:
         """Take SIGINT, SIGTERM and SIGHUP inside the block, in the thread that gets signals.
 
@@ -86,7 +86,7 @@ def run_session(
         preset: value of --preset.
         config_file: value of --config.
         run_dir: value of --run-dir.
-        resume: whether to go on with a run.
+        resume: whether to go on with the run in `run_dir`, or begin it if there is none.
         quiet: print the run's folder alone.
         as_json: print the result as JSON alone.
         is_terminal: whether there is a screen to draw on.
@@ -96,18 +96,14 @@ def run_session(
     """
     interrupt = Interrupt()
     with interrupt.installed():
-        if resume:
-            if run_dir is None:
-                raise ConfigError("--resume: name the run to go on with by --run-dir")
-            for name, value in (("--config", config_file), ("--preset", preset)):
-                if value is not None:
-                    raise ConfigError(f"{name} {value}: a resumed run has its config; leave it out")
-            # cheap checks first: a mistake is told before numba and MuJoCo are loaded
-            from es_rl.run_folder import RunFolder
-
-            RunFolder.check_run(run_dir)
+        label = None
+        goes_on = resume and _check_folder(
+            run_dir, is_run_named="env" in given or config_file is not None
+        )
+        if goes_on:
+            assert run_dir is not None
             stored, _ = load_config(f"{run_dir}/config.yaml")
-            config, label = continued(stored, given, run_dir), None
+            config = requeued(stored, given, run_dir, config_file=config_file, preset=preset)
         else:
             config, label = resolve(given, config_file=config_file, preset=preset)
 
@@ -127,8 +123,8 @@ def run_session(
             display = PlainDisplay()
         interrupt.on_signal = display.stopping
         try:
-            with display:
-                if resume:
+            with display, _aside(quiet or as_json):
+                if goes_on:
                     assert run_dir is not None
                     result = run.resume(config, run_dir, display=display, should_stop=interrupt)
                 else:
@@ -149,12 +145,56 @@ def run_session(
             )
         except KeyboardInterrupt:
             return fail("interrupted at once", display.run_dir, 128 + (interrupt.signal or 2))
-    if as_json:
-        print(json.dumps(facts(result), indent=2))
-    elif quiet:
-        print(result.run_dir)
+    if as_json or quiet:
+        try:
+            text = json.dumps(facts(result), indent=2) if as_json else result.run_dir
+            print(text, flush=True)
+        except OSError as error:
+            _tell_unheard("error", error, result.run_dir)
+            return 1
     else:
         display.print(describe(result))
+        if display.lost is not None:
+            _tell_unheard("note", display.lost, result.run_dir)
     if result.reason == "interrupted" and interrupt.signal not in (signal.SIGTERM, _HANGUP):
         return 128 + signal.SIGINT
     return 0
+
+
+def _aside(is_wanted: bool) -> contextlib.AbstractContextManager[Any]:
+    """Print on standard error what an environment prints, where standard output is for programs."""
+    return contextlib.redirect_stdout(sys.stderr) if is_wanted else contextlib.nullcontext()
+
+
+def _tell_unheard(kind: str, error: OSError, run_dir: str) -> None:
+    """Say on standard error that what was printed is lost, and the run is not."""
+    from es_rl.cli.output import abandon_output
+
+    abandon_output()
+    print(
+        f"{kind}: standard output cannot be written ({error.strerror or error}); the run is saved "
+        f"in {run_dir}",
+        file=sys.stderr,
+    )
+
+
+def _check_folder(run_dir: str | None, *, is_run_named: bool) -> bool:
+    """Return whether the folder of --resume holds a run to go on with; else one can begin there.
+
+    Raises:
+        ConfigError: if neither can be.
+    """
+    if run_dir is None:
+        raise ConfigError("--resume: name the run to go on with by --run-dir")
+    # cheap checks first: a mistake is told before numba and MuJoCo are loaded
+    from es_rl.run_folder import RunFolder
+
+    if RunFolder.holds_run(run_dir):
+        return True
+    if not is_run_named:
+        raise ConfigError(
+            f"--run-dir {run_dir}: holds no run (it has no config.yaml); name another, or add ENV "
+            "and --algo to begin one there"
+        )
+    RunFolder.check_new(run_dir)
+    return False
