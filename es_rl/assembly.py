@@ -20,8 +20,8 @@ from es_rl.distributed.estimator import DEFAULT_WORKER_TIMEOUT
 from es_rl.environment_check import check_environment, distinct_ids, kwargs_given
 from es_rl.envs import MujocoTask, make_task
 from es_rl.estimators import ESTIMATORS
-from es_rl.optimizers import make_optimizer
 from es_rl.memory_need import check_memory, check_widths
+from es_rl.optimizers import make_optimizer
 from es_rl.option_messages import one_line, raised
 from es_rl.options import BUDGETS, ConfigError, flag
 from es_rl.perturbations import usable_cpus

@@ -104,10 +104,11 @@ class Integer(Kind):
 
 @dataclass(frozen=True)
 class Real(Kind):
-    """A finite number, optionally bounded from below."""
+    """A finite number, optionally bounded from below, or in size."""
 
     above: float | None = None
     at_least: float | None = None
+    within: float | None = None
     _metavar = "NUMBER"
 
     @property
@@ -116,6 +117,8 @@ class Real(Kind):
             return "must be a positive number"
         if self.at_least == 0:
             return "must be zero or a positive number"
+        if self.within is not None:
+            return f"must be a number from {-self.within:g} to {self.within:g}"
         return "must be a finite number"
 
     def parse(self, text: str) -> float:
@@ -138,6 +141,8 @@ class Real(Kind):
         if self.above is not None and number <= self.above:
             raise ValueError(self._range)
         if self.at_least is not None and number < self.at_least:
+            raise ValueError(self._range)
+        if self.within is not None and abs(number) > self.within:
             raise ValueError(self._range)
         return number
 
