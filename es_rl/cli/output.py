@@ -40,16 +40,22 @@ class LossyOutput:
 
     def _lose(self, error: OSError) -> None:
         self.error = self.error or error
-        abandon_output()
+        abandon_output(self._stream)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
 
-def abandon_output() -> None:
-    """Drop what standard output still holds back, which would fail once more at the exit."""
+def abandon_output(stream: TextIO | None = None) -> None:
+    """Drop what a stream still holds back, which would fail once more at the exit.
+
+    Args:
+        stream: which; None for standard output.
+    """
+    stream = stream or sys.stdout
     with contextlib.suppress(OSError, ValueError):  # some streams have no descriptor
+        descriptor = stream.fileno()
         sink = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(sink, sys.stdout.fileno())
+        os.dup2(sink, descriptor)
         os.close(sink)
-        sys.stdout.flush()
+        stream.flush()
