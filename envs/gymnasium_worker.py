@@ -31,7 +31,7 @@ from es_rl.policy_kernels import accumulate
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
-__all__ = ["PROGRESS_BYTES", "RowsSpec", "main", "open_progress"]
+__all__ = ["PROGRESS_BYTES", "RowsSpec", "leave_signals_alone", "main", "open_progress"]
 
 PROGRESS_BYTES = 3 * 8
 """Size of the shared memory that holds a worker's (phase, row, step), int64 each."""
@@ -77,8 +77,10 @@ def main(socket: int, progress: int, parent: int) -> None:
     # only POSIX systems have this kind, and only they have workers
     from multiprocessing.connection import Connection
 
-    # Ctrl-C belongs to the main process, which closes the socket when it is done
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    leave_signals_alone()
+    # standard output belongs to the main process, which may print an answer for a program there
+    with contextlib.suppress(OSError):
+        os.dup2(2, 1)
     connection = Connection(socket)
     # a closed socket tells a worker only once it listens, which a step that hangs never does
     threading.Thread(target=_end_without, args=(parent,), daemon=True).start()
@@ -90,6 +92,18 @@ def main(socket: int, progress: int, parent: int) -> None:
         with contextlib.suppress(OSError):
             connection.send(("crashed", traceback.format_exc()))
         sys.exit(1)
+
+
+def leave_signals_alone() -> None:
+    """Go on after the signals by which a user or a scheduler asks a whole job to end.
+
+    They are the main process's to follow: it finishes the window, for which it needs this one,
+    saves, and closes the socket. A worker that hangs is killed, by it or by the watch on it.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # not SIG_IGN: programs that an environment starts would inherit that, and could not be ended
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: None)
 
 
 def _end_without(parent: int) -> None:

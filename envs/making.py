@@ -62,6 +62,9 @@ def make_env(env_id: str, /, **env_kwargs: Any) -> gym.Env[Any, Any]:
     if env_id in _NOT_MAKEABLE:
         raise ValueError(f"{env_id} {_NOT_MAKEABLE[env_id]}")
     try:
+        # Gymnasium would take the newest version for a name without one, which presets do not know
+        if ":" not in env_id and env_id not in gym.registry:
+            raise gym.error.UnregisteredEnv(env_id)
         env = make_quietly(env_id, **env_kwargs)
     except gym.error.UnregisteredEnv as error:
         near = difflib.get_close_matches(env_id, makeable_ids(), n=3)

@@ -240,6 +240,9 @@ def _launch() -> _Worker:
         file.truncate(PROGRESS_BYTES)
         descriptors = (theirs.fileno(), file.fileno())
         program = (
+            # as far as the imports, a signal to the whole job is one that it does not know
+            "import signal; [signal.signal(number, signal.SIG_IGN) for number in "
+            "(signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]; "
             f"import sys; sys.path[:] = {sys.path!r}; "
             "from es_rl.envs.gymnasium_worker import main; "
             f"main(*{descriptors}, {os.getpid()})"

@@ -17,11 +17,13 @@ import gymnasium as gym
 from es_rl.config import TrainConfig
 from es_rl.distributed import RayEstimator, RayUnavailableError
 from es_rl.distributed.estimator import DEFAULT_WORKER_TIMEOUT
+from es_rl.environment_check import check_environment, kwargs_given
 from es_rl.envs import MujocoTask, make_task
-from es_rl.envs.making import OWN_ARGUMENTS, close_env, make_env, makeable_ids
+from es_rl.envs.making import OWN_ARGUMENTS, close_env
 from es_rl.estimators import ESTIMATORS
+from es_rl.memory_need import check_memory, check_widths
 from es_rl.optimizers import make_optimizer
-from es_rl.option_kinds import did_you_mean
+from es_rl.option_messages import one_line, raised
 from es_rl.options import BUDGETS, ConfigError, flag
 from es_rl.perturbations import usable_cpus
 from es_rl.policies import POLICIES, Policy
@@ -70,7 +72,8 @@ def import_all(modules: tuple[str, ...]) -> None:
     """Import the modules that register a user's environments, also from the current folder.
 
     Raises:
-        ConfigError: if there is no such module. What a module itself raises is passed on.
+        ConfigError: if there is no such module, or it cannot be imported: what it raises, and
+            where, is told in one line.
     """
     here = os.getcwd()
     if modules and here not in sys.path:
@@ -78,36 +81,14 @@ def import_all(modules: tuple[str, ...]) -> None:
     for module in modules:
         try:
             importlib.import_module(module)
-        except ModuleNotFoundError as error:
-            if error.name is None or not (module + ".").startswith(error.name + "."):
-                raise
+        except (Exception, SystemExit) as error:
+            missing = error.name if isinstance(error, ModuleNotFoundError) else None
+            if missing is None or not (module + ".").startswith(missing + "."):
+                raise ConfigError(f"--import {module}: {raised(error)}") from error
             raise ConfigError(
                 f"--import {module}: no such module; it must be installed, or lie in the current "
                 "folder or on PYTHONPATH"
             ) from None
-
-
-def check_environment(env_id: str, env_kwargs: Mapping[str, Any]) -> gym.Env[Any, Any]:
-    """Return the environment, made as `gymnasium.make` makes it.
-
-    Raises:
-        ConfigError: if there is none of that name, or it does not take these arguments.
-    """
-    try:
-        return make_env(env_id, **env_kwargs)
-    except ValueError as error:
-        cause = error.__cause__
-        near = did_you_mean(env_id, makeable_ids()) or "; `es-rl envs` lists them"
-        if isinstance(cause, gym.error.UnregisteredEnv):
-            raise ConfigError(f"ENV {env_id}: no such environment{near}") from error
-        if cause is not None and env_id in gym.registry and env_id not in makeable_ids():
-            raise ConfigError(f"ENV {env_id}: is no longer part of Gymnasium{near}") from error
-        if env_kwargs and isinstance(cause, (OSError, TypeError)):
-            given = ",".join(f"{key}={value}" for key, value in env_kwargs.items())
-            raise ConfigError(
-                f"--env-kwargs {given}: {env_id} does not take them: {_one_line(cause or error)}"
-            ) from error
-        raise ConfigError(f"ENV {env_id}: {_one_line(error)}") from error
 
 
 def assemble(config: TrainConfig) -> Assembly:
@@ -126,6 +107,7 @@ def assemble(config: TrainConfig) -> Assembly:
             "library; register the environment again, by a module for --import, with the value "
             "that it is to have"
         )
+    check_widths(config.hidden)
     env = check_environment(config.env, config.env_kwargs)
     try:
         policy = _make_policy(config, env)
@@ -133,6 +115,8 @@ def assemble(config: TrainConfig) -> Assembly:
         close_env(env, config.env)
     task = _make_task(config, policy)
     config = _filled_in(config, task)
+    if config.engine != "ray":  # whose workers may have the memory of many machines
+        check_memory(config, policy.num_params, config.engine)
     # all processors of this machine, whatever each worker has
     threads = None if config.engine == "ray" else config.threads
     eval_task = _make_task(replace(config, threads=threads), policy)
@@ -160,6 +144,8 @@ def _make_policy(config: TrainConfig, env: gym.Env[Any, Any]) -> Policy:
 
 
 def _make_task(config: TrainConfig, policy: Policy) -> UnrolledTask:
+    given = config.env_kwargs
+    where = kwargs_given(given) if given else f"ENV {config.env}"
     try:
         return make_task(
             config.env,
@@ -170,7 +156,12 @@ def _make_task(config: TrainConfig, policy: Policy) -> UnrolledTask:
             **config.env_kwargs,
         )
     except (ValueError, gym.error.Error) as error:
-        raise _translated(error, f"ENV {config.env}") from error
+        raise _translated(error, where) from error
+    except (ArithmeticError, AttributeError, LookupError, TypeError) as error:
+        # what the engine makes of values that the environment itself takes
+        if not given:
+            raise
+        raise ConfigError(f"{where}: {raised(error)}") from error
 
 
 def _filled_in(config: TrainConfig, task: UnrolledTask) -> TrainConfig:
@@ -244,7 +235,7 @@ def _worker_task(config: TrainConfig, policy: Policy) -> UnrolledTask:
 
 def _translated(error: Exception, otherwise: str) -> ConfigError:
     """Return a library's error in the command line's words: sigma=0 becomes --sigma 0."""
-    text = _one_line(error)
+    text = one_line(error)
     match = _LIBRARY_ERROR.fullmatch(text)
     if match is None:
         return ConfigError(f"{otherwise}: {text}")
@@ -252,7 +243,3 @@ def _translated(error: Exception, otherwise: str) -> ConfigError:
     if value in ("True", "False"):
         return ConfigError(f"{flag(name)}: {reason}")
     return ConfigError(f"{flag(name)} {value}: {reason}")
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())

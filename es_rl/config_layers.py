@@ -38,6 +38,7 @@ __all__ = [
     "dump_config",
     "load_config",
     "preset_entries",
+    "requeued",
     "resolve",
 ]
 
@@ -331,6 +332,40 @@ def continued(stored: TrainConfig, given: Mapping[str, Any], run_dir: str) -> Tr
         values.update(dict.fromkeys(BUDGETS))
     values.update({n: v for n, v in explicit.items() if OPTIONS[n].resumable})
     return TrainConfig(**values)
+
+
+def requeued(
+    stored: TrainConfig,
+    given: Mapping[str, Any],
+    run_dir: str,
+    *,
+    config_file: str | os.PathLike[str] | None,
+    preset: str | None,
+) -> TrainConfig:
+    """Return the config with which a run goes on that the same words may have begun.
+
+    A file and a preset are read as they were at the beginning, and must give the run's own
+    settings. Of what may change, such as budgets, only explicit options do.
+
+    Args:
+        stored: the run's config.
+        given: explicit options.
+        run_dir: the run's folder, for errors.
+        config_file: as in `resolve`.
+        preset: as in `resolve`.
+
+    Raises:
+        ConfigError: if they would make it another run.
+    """
+    if config_file is None and preset is None:
+        return continued(stored, given, run_dir)
+    fresh = resolve(given, config_file=config_file, preset=preset).config
+    settings = {
+        name: getattr(fresh, name)
+        for name, option in OPTIONS.items()
+        if not option.resumable and getattr(fresh, name) is not None
+    }
+    return continued(stored, {**settings, **given}, run_dir)
 
 
 def dump_config(config: TrainConfig, about: Mapping[str, Any]) -> str:

@@ -104,10 +104,11 @@ class Integer(Kind):
 
 @dataclass(frozen=True)
 class Real(Kind):
-    """A finite number, optionally bounded from below."""
+    """A finite number, optionally bounded from below, or in size."""
 
     above: float | None = None
     at_least: float | None = None
+    within: float | None = None
     _metavar = "NUMBER"
 
     @property
@@ -116,6 +117,8 @@ class Real(Kind):
             return "must be a positive number"
         if self.at_least == 0:
             return "must be zero or a positive number"
+        if self.within is not None:
+            return f"must be a number from {-self.within:g} to {self.within:g}"
         return "must be a finite number"
 
     def parse(self, text: str) -> float:
@@ -138,6 +141,8 @@ class Real(Kind):
         if self.above is not None and number <= self.above:
             raise ValueError(self._range)
         if self.at_least is not None and number < self.at_least:
+            raise ValueError(self._range)
+        if self.within is not None and abs(number) > self.within:
             raise ValueError(self._range)
         return number
 
@@ -200,7 +205,8 @@ class Widths(Kind):
     """Widths of hidden layers: 64,64."""
 
     _metavar = "64,64"
-    _rule = "write positive integers joined by commas, such as 64,64"
+    _most = 100_000  # the weights of two such layers take 80 GB
+    _rule = f"write positive integers of at most {_most} joined by commas, such as 64,64"
 
     def parse(self, text: str) -> tuple[int, ...]:
         """Return the widths that `text` lists."""
@@ -214,7 +220,7 @@ class Widths(Kind):
         if not isinstance(value, (list, tuple)) or not value:
             raise ValueError(self._rule)
         try:
-            return tuple(Integer(1).check(width) for width in value)
+            return tuple(Integer(1, self._most).check(width) for width in value)
         except ValueError:
             raise ValueError(self._rule) from None
 

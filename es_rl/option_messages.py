@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import traceback
 from typing import Any
 
-__all__ = ["ConfigError", "flag", "shown"]
+__all__ = ["ConfigError", "flag", "one_line", "raised", "shown"]
 
 _SHOWN = 300  # characters of a value in a message
 
@@ -35,3 +37,18 @@ def shown(value: Any) -> str:
     if len(text) > _SHOWN:
         return f"{text[:_SHOWN]}..."
     return text
+
+
+def one_line(error: BaseException) -> str:
+    """Return what an error says, in one line."""
+    return " ".join(str(error).split())
+
+
+def raised(error: BaseException) -> str:
+    """Return an error of code that is not ours in one line: its kind, what it says, and where."""
+    text = f"{type(error).__name__}: {shown(one_line(error))}".removesuffix(": ")
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename[0] != "<"]
+    # what cannot be compiled says itself where
+    if isinstance(error, SyntaxError) or not frames:
+        return text
+    return f"{text} ({os.path.basename(frames[-1].filename)}, line {frames[-1].lineno})"

@@ -251,7 +251,8 @@ OPTIONS: Mapping[str, Option] = {
         optional=True,
     ),
     "reward_offset": Option(
-        Real(),
+        # beside a larger one, rewards of size one would hardly be seen
+        Real(within=1e12),
         _ESTIMATOR,
         "Taken off every step's reward in training, such as the bonus for being alive.",
         default=0.0,
@@ -408,8 +409,13 @@ def check_value(name: str, value: Any, source: str | None = None) -> Any:
     """
     if value is None and OPTIONS[name].optional:
         return None
+    where = flag(name) if source is None else f"{source}: {name}"
+    if value is None:
+        raise ConfigError(
+            f"{where} {'None' if source is None else 'null'}: is no value of this option; leave it "
+            "out for the preset's or the default"
+        )
     try:
         return OPTIONS[name].kind.check(value)
     except ValueError as error:
-        where = flag(name) if source is None else f"{source}: {name}"
         raise ConfigError(f"{where} {shown(value)}: {error}") from None

@@ -13,7 +13,7 @@ import es_rl
 from es_rl.assembly import assemble
 from es_rl.config import TrainConfig
 from es_rl.progress import Row
-from es_rl.run_folder import Best, RunFolder, default_run_dir
+from es_rl.run_folder import Best, RunFolder
 from es_rl.run_loop import Display, RunLoop, RunResult
 
 __all__ = ["Display", "RunResult", "resume", "train", "versions"]
@@ -68,8 +68,11 @@ def train(
         if preset is not None:
             about["preset"] = preset
         about["sessions"] = [_session()]
-        path = default_run_dir(assembly.config) if run_dir is None else run_dir
-        with RunFolder.create(path, assembly.config, about) as folder:
+        if run_dir is None:
+            begun = RunFolder.create_anew(assembly.config, about)
+        else:
+            begun = RunFolder.create(run_dir, assembly.config, about)
+        with begun as folder:
             return RunLoop(assembly, folder, display or _Silent(), should_stop).go()
 
 

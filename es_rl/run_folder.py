@@ -14,9 +14,11 @@ events are thinned out, so that their size hardly grows beyond some megabytes.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -40,7 +42,12 @@ __all__ = [
     "Best", "Checkpoint", "RunFolder", "StorageError", "default_run_dir", "read_checkpoint",
 ]  # fmt: skip
 
+_CONFIG = "config.yaml"
 _CHECKPOINT_NAME = re.compile(r"update-(\d{10})\.npz")
+
+
+class _TakenError(ConfigError):
+    """A folder that something is in already."""
 
 
 class StorageError(RuntimeError):
@@ -118,32 +125,25 @@ class RunFolder(LockedFolder):
 
     @staticmethod
     def check_new(path: str) -> None:
-        """Refuse a folder that is not empty.
+        """Refuse a folder that is not empty, but for what a kill in its first moment left.
 
         Raises:
             ConfigError: says what is in the way, and the way out.
         """
-        if os.path.isdir(path) and os.listdir(path):
-            what = "holds a run" if os.path.exists(os.path.join(path, "config.yaml")) else "is full"
-            raise ConfigError(
-                f"--run-dir {path}: {what} already; add --resume to continue a run, or name "
+        if RunFolder.holds_run(path):
+            raise _TakenError(
+                f"--run-dir {path}: holds a run already; add --resume to continue a run, or name "
                 "another folder"
             )
+        if os.path.isdir(path) and not all(map(_is_leftover, os.listdir(path))):
+            raise _TakenError(f"--run-dir {path}: is full already; name another folder")
         if os.path.lexists(path) and not os.path.isdir(path):
             raise ConfigError(f"--run-dir {path}: is a file; name a folder")
 
     @staticmethod
-    def check_run(path: str) -> None:
-        """Refuse a folder without a run.
-
-        Raises:
-            ConfigError: says so, and the way out.
-        """
-        if not os.path.isfile(os.path.join(path, "config.yaml")):
-            raise ConfigError(
-                f"--run-dir {path}: holds no run (it has no config.yaml); leave out --resume to "
-                "start one there"
-            )
+    def holds_run(path: str) -> bool:
+        """Return whether a run was begun in the folder."""
+        return os.path.isfile(os.path.join(path, _CONFIG))
 
     @classmethod
     def create(cls, path: str, config: TrainConfig, about: Mapping[str, Any]) -> RunFolder:
@@ -154,17 +154,44 @@ class RunFolder(LockedFolder):
         """
         path = os.path.normpath(path)
         cls.check_new(path)
-        text = dump_config(config, about)
         try:
             if os.path.isdir(path):
-                write_text(os.path.join(path, "config.yaml"), text)
-            else:
-                _make_folder_with(path, "config.yaml", text)
+                return cls._begin_in(path, config, about)
+            _make_folder_with(path, _CONFIG, dump_config(config, about))
         except OSError as error:
+            if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
+                cls.check_new(path)  # somebody was faster
             raise ConfigError(
                 f"--run-dir {path}: cannot be written ({error.strerror}); name another folder"
             ) from None
         return cls(path, config, dict(about))
+
+    @classmethod
+    def create_anew(cls, config: TrainConfig, about: Mapping[str, Any]) -> RunFolder:
+        """Make a folder that no other run has, also where several begin at the same moment.
+
+        Raises:
+            ConfigError: if it cannot be written.
+        """
+        while True:
+            try:
+                return cls.create(default_run_dir(config), config, about)
+            except _TakenError:
+                continue
+
+    @classmethod
+    def _begin_in(cls, path: str, config: TrainConfig, about: Mapping[str, Any]) -> RunFolder:
+        """Do what `create` does in an empty folder that was there before."""
+        folder = cls(path, config, dict(about))
+        try:
+            # another may have begun here before this one had the lock
+            cls.check_new(path)
+            folder.remove_leftovers()
+            write_text(folder.file(_CONFIG), dump_config(config, about))
+        except BaseException:
+            folder.close()
+            raise
+        return folder
 
     @classmethod
     def open(cls, path: str) -> RunFolder:
@@ -174,10 +201,11 @@ class RunFolder(LockedFolder):
             ConfigError: if there is none, it cannot be written, or a process is at work in it.
         """
         path = os.path.normpath(path)
-        cls.check_run(path)
+        if not cls.holds_run(path):
+            raise ConfigError(f"--run-dir {path}: holds no run (it has no {_CONFIG})")
         if not os.access(path, os.W_OK):
             raise ConfigError(f"--run-dir {path}: cannot be written; change its permissions")
-        config, about = load_config(os.path.join(path, "config.yaml"))
+        config, about = load_config(os.path.join(path, _CONFIG))
         return cls(path, config, about)
 
     @contextmanager
@@ -202,13 +230,13 @@ class RunFolder(LockedFolder):
     def rewrite_config(self, config: TrainConfig, about: Mapping[str, Any]) -> None:
         """Write config.yaml anew, for a run that goes on with other budgets."""
         self.config, self.about = config, dict(about)
-        write_text(self.file("config.yaml"), dump_config(config, about))
+        write_text(self.file(_CONFIG), dump_config(config, about))
 
     def remove_leftovers(self) -> None:
         """Remove the halves of files that were being written when a run was killed."""
         for folder in (self.path, self.file("checkpoints")):
             for name in os.listdir(folder) if os.path.isdir(folder) else ():
-                if name.startswith(".") and name.endswith(".tmp"):
+                if _is_leftover(name):
                     os.unlink(os.path.join(folder, name))
 
     def remove_events(self) -> None:
@@ -325,6 +353,11 @@ def read_checkpoint(run_dir: str) -> Checkpoint | None:
     return None
 
 
+def _is_leftover(name: str) -> bool:
+    """Return whether a file of that name is the half of one, whose writing a kill ended."""
+    return name.startswith(".") and name.endswith(".tmp")
+
+
 def _checkpoints(run_dir: str) -> list[str]:
     folder = os.path.join(run_dir, "checkpoints")
     names = os.listdir(folder) if os.path.isdir(folder) else []
@@ -362,9 +395,12 @@ def _make_folder_with(path: str, name: str, text: str) -> None:
     """
     parent, last = os.path.split(os.path.abspath(path))
     os.makedirs(parent, exist_ok=True)
-    scratch = os.path.join(parent, f".{last}.{os.getpid()}.tmp")
-    os.mkdir(scratch)
+    scratch = tempfile.mkdtemp(dir=parent, prefix=f".{last}.", suffix=".tmp")
     try:
+        # mkdtemp makes it private; give it the mode that mkdir() would have given
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(scratch, 0o777 & ~mask)
         write_text(os.path.join(scratch, name), text)
         os.rename(scratch, path)
     except BaseException:

@@ -95,8 +95,9 @@ class _Reporter:
 
 def _work(connection: Connection) -> None:
     """Train the jobs that come through `connection` until it is closed."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # the owner of the results decides
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):  # Windows has no SIGHUP
+            signal.signal(getattr(signal, name), signal.SIG_IGN)  # the owner of the results decides
     while True:
         try:
             job = connection.recv()

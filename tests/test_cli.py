@@ -90,9 +90,10 @@ ERRORS = {
     (*TRAIN, "--run-dir", "/proc/run"): ("--run-dir /proc/run: cannot be written", "name another"),
     (*TRAIN, "--run-dir", ""): ("--run-dir: is empty", ""),
     (*TRAIN, "--resume"): ("--resume: name the run", "--run-dir"),
-    ("train", "--run-dir", "full", "--resume"): ("--run-dir full: holds no run", "leave out"),
-    ("train", "--run-dir", "none", "--resume"): ("--run-dir none: holds no run", "leave out"),
-    (*TRAIN, "--run-dir", "full", "--resume", "--config", "bad.yaml"): ("--config bad.yaml: a", ""),
+    ("train", "--run-dir", "full", "--resume"): ("--run-dir full: holds no run", "ENV"),
+    ("train", "--run-dir", "none", "--resume"): ("--run-dir none: holds no run", "ENV"),
+    (*TRAIN, "--run-dir", "full", "--resume"): ("--run-dir full: is full", "another"),
+    (*TRAIN, "--run-dir", "none", "--resume", "--config", "bad.yaml"): ("--config bad.yaml: s", ""),
     (*TRAIN, "--sgima", "1"): ("--sgima: no such option", "did you mean --sigma"),
     (*TRAIN, "Hopper-v5"): ("", "Hopper-v5"),
     ("tran",): ("", "tran"),
@@ -217,6 +218,35 @@ def test_resume_refuses_what_would_make_it_another_run(run: Run) -> None:
     assert run(*SMALL, "--run-dir", "run").err.endswith(
         "holds a run already; add --resume to continue a run, or name another folder\n"
     )
+
+
+def test_one_command_begins_a_run_and_goes_on_with_it(run: Run) -> None:
+    Path("mine.yaml").write_text("sigma: 0.07\n")
+    words = (*SMALL, "--run-dir", "run", "--resume", "--quiet", "--preset", "default", "--config",
+             "mine.yaml")  # fmt: skip
+    assert run(*words) == Outcome(0, "run\n", "")
+    before = Path("run/policy.npz").read_bytes()
+    assert run(*words) == Outcome(0, "run\n", "")
+    assert Path("run/policy.npz").read_bytes() == before
+    config, about = load_config("run/config.yaml")
+    assert (config.sigma, config.updates, len(about["sessions"])) == (0.07, 8, 2)
+    # a budget that was raised since stands where the command gives none
+    run("resume", "run", "--updates", "9", "--quiet")
+    assert run(*words[: words.index("--updates")], *words[words.index("--run-dir") :]).code == 0
+    assert load_config("run/config.yaml")[0].updates == 9
+    # another run's words are refused, wherever they stand
+    Path("mine.yaml").write_text("sigma: 0.08\n")
+    changed = run(*words)
+    assert (changed.code, changed.out) == (2, "")
+    assert changed.err.startswith("error: --sigma 0.08: the run in run has 0.07, and --resume")
+    assert run("train", "--resume", "--run-dir", "run", "--config", "mine.yaml").code == 2
+
+
+def test_the_next_budget_is_one_that_goes_further(run: Run) -> None:
+    run(*SMALL, "--run-dir", "run", "--quiet")
+    lines = run("resume", "run", "--updates", "3").out.splitlines()
+    assert "finished (--updates 3): 8 updates" in "\n".join(lines)
+    assert lines[-1] == "  es-rl resume run --updates 16"
 
 
 def test_a_config_file_repeats_a_run(run: Run) -> None:

@@ -92,8 +92,8 @@ def test_text_is_read(name: str, text: str, value: Any) -> None:
         ("policy", "cnn", "choose one of linear, mlp"),
         ("staggering", "stratifed", "did you mean stratified?"),
         ("optimizer", "adm", "did you mean adam?"),
-        ("hidden", "64,", "write positive integers joined by commas"),
-        ("hidden", "64,0", "write positive integers joined by commas"),
+        ("hidden", "64,", "write positive integers"),
+        ("hidden", "64,0", "write positive integers"),
         ("lr_schedule", "lineer:5", "write constant, piecewise:UPDATE=FACTOR"),
         ("lr_schedule", "linear:0", "write constant, piecewise:UPDATE=FACTOR"),
         ("env_kwargs", "frame_skip", "write a JSON object"),
@@ -120,7 +120,7 @@ def test_bad_text_is_refused_with_the_option_and_the_reason(
         ({"bias": 1}, "--bias 1: must be true or false"),
         ({"hidden": 64, "policy": "mlp"}, "--hidden 64: write positive integers"),
         ({"env_kwargs": [1]}, "--env-kwargs 1: write a JSON object"),
-        ({"n_pairs": None}, "--n-pairs None: must be a positive integer"),
+        ({"n_pairs": None}, "--n-pairs None: is no value of this option"),
         ({"sigm": 0.3}, "sigm: no such option; did you mean sigma?"),
         ({"env": "  "}, "ENV   : must be a word"),
         ({"noise_period": 100}, "--noise-period 100: does not apply to --algo nres, only to gpes"),
@@ -289,3 +289,20 @@ def test_yaml_written_by_hand_reads_like_safe_yaml(tmp_path: Path) -> None:
 
     ours = yaml.load(text, _Loader)
     assert ours == {"a": 1, "b": 0.5, "c": 1000.0, "d": -0.0025, "e": 1.0, "f": "x1e3"}
+
+
+def test_null_for_an_option_that_has_none_says_what_to_do(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("sigma: null\nupdates: null\n")
+    with pytest.raises(ConfigError) as caught:
+        resolve({"env": "Swimmer-v4", "algo": "nres"}, config_file=path)
+    assert str(caught.value) == (
+        f"--config {path}: sigma null: is no value of this option; leave it out for the preset's "
+        "or the default"
+    )
+
+
+@pytest.mark.parametrize("value", [1e308, -1e308, 2e12])
+def test_an_offset_beside_which_no_reward_is_seen_is_refused(value: float) -> None:
+    with pytest.raises(ConfigError, match=r"--reward-offset .*: must be a number from -1e\+12 to"):
+        resolve({"env": "Swimmer-v4", "algo": "nres", "reward_offset": value})

@@ -8,17 +8,22 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from command_line import started
 from test_faults_run import ENTRY, RESUME, WORDS, command
 from test_run import config, contents
 
-from es_rl.cli.main import app
+from es_rl import run_folder
+from es_rl.cli.app import app
+from es_rl.config import TrainConfig
+from es_rl.config_layers import load_config
 from es_rl.options import ConfigError
 from es_rl.run import resume, train
-from es_rl.run_folder import RunFolder
+from es_rl.run_folder import RunFolder, default_run_dir
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +72,79 @@ def test_two_that_begin_in_one_folder_at_the_same_moment_do_not_mix(tmp_path: Pa
     assert all(isinstance(one, (RunFolder, ConfigError)) for one in outcomes)
     folders[0].close()
     assert sorted(os.listdir(tmp_path)) == ["run"]
+
+
+def at_once(n: int, work: Callable[[int], Any]) -> list[Any]:
+    """What `work` gave, or raised, in threads that all begin at the same moment."""
+    outcomes: list[Any] = []
+
+    def call(number: int) -> None:
+        try:
+            outcomes.append(work(number))
+        except ConfigError as error:
+            outcomes.append(error)
+
+    threads = [threading.Thread(target=call, args=(number,)) for number in range(n)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return outcomes
+
+
+def test_the_refused_one_of_two_leaves_the_config_of_the_other_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, barrier, check = tmp_path / "run", threading.Barrier(2), RunFolder.check_new
+    path.mkdir()
+    waited = threading.local()
+
+    def checked(folder: str) -> None:
+        check(folder)
+        if not hasattr(waited, "done"):  # both have seen it empty before one goes on
+            waited.done = barrier.wait()
+
+    monkeypatch.setattr(RunFolder, "check_new", staticmethod(checked))
+    outcomes = at_once(2, lambda seed: RunFolder.create(str(path), config(seed=seed), {}))
+    (folder,) = [one for one in outcomes if isinstance(one, RunFolder)]
+    (error,) = [one for one in outcomes if isinstance(one, ConfigError)]
+    assert "another process is training in it" in str(error)
+    folder.close()
+    assert load_config(path / "config.yaml")[0] == folder.config
+
+
+def test_runs_without_a_folder_of_their_own_get_one_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    barrier = threading.Barrier(4)
+    named = threading.local()
+
+    def default(given: TrainConfig) -> str:
+        path = default_run_dir(given, str(tmp_path))
+        if not hasattr(named, "done"):  # all have chosen one name before anyone takes it
+            named.done = barrier.wait()
+        return path
+
+    monkeypatch.setattr(run_folder, "default_run_dir", default)
+    monkeypatch.setattr(run_folder.time, "strftime", lambda _: "now")
+    folders = at_once(4, lambda _: RunFolder.create_anew(config(), {}))
+    for folder in folders:
+        folder.close()
+    stem = str(tmp_path / "Swimmer-v4-nres-seed5-now")
+    assert sorted(folder.path for folder in folders) == [stem, *(f"{stem}-{n}" for n in (2, 3, 4))]
+    assert len(os.listdir(tmp_path)) == 4
+
+
+def test_what_a_kill_in_the_first_moment_leaves_is_in_nobodys_way(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    path.mkdir()
+    (path / ".config.yaml.abc123.tmp").write_text("env: Swi")
+    train(config(updates=1), str(path))
+    assert not list(path.glob(".*"))
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / ".mine").write_text("mine")
+    with pytest.raises(ConfigError, match="is full already; name another folder"):
+        train(config(updates=1), str(tmp_path / "other"))
 
 
 def test_runs_in_threads_side_by_side_are_as_alone(whole: Path, tmp_path: Path) -> None:
@@ -194,12 +272,12 @@ def test_a_notebook_trains_and_starts_workers(whole: Path, tmp_path: Path) -> No
 
 
 def test_a_scheduler_that_requeues_gets_the_run_done(tmp_path: Path) -> None:
-    """SIGTERM, exit code 0, the same command line again: until the run is finished."""
-    long = [word if word != "8" else "4000" for word in WORDS]
+    """SIGTERM, exit code 0, the very same command again: until the run is finished."""
+    long = [*(word if word != "8" else "4000" for word in WORDS), "--resume"]
     progress = tmp_path / "run" / "progress.csv"
-    words, reached = long, 0
+    reached = 0
     for _ in range(2):
-        with started(ENTRY.format(more=""), tmp_path, *words) as process:
+        with started(ENTRY.format(more=""), tmp_path, *long) as process:
             for _ in range(30_000):
                 lines = progress.read_bytes().count(b"\n") if progress.exists() else 0
                 if lines > reached + 20:
@@ -211,7 +289,6 @@ def test_a_scheduler_that_requeues_gets_the_run_done(tmp_path: Path) -> None:
         assert (process.returncode, err) == (0, ""), (out, err)
         assert "stopped and saved: " in out
         reached = progress.read_bytes().count(b"\n") - 1
-        words = RESUME
     done = command(tmp_path, [*RESUME, "--updates", str(reached + 3)])
     assert done.returncode == 0, done.stderr
     whole = tmp_path / "whole"

@@ -373,14 +373,18 @@ def test_the_number_of_points_for_tensorboard_hardly_grows(
     assert min(steps) > 0
 
 
-def test_more_pairs_than_fit_into_memory_end_in_one_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_foreseen", [True, False])
+def test_more_pairs_than_fit_into_memory_end_in_one_line(tmp_path: Path, is_foreseen: bool) -> None:
     limit = (
-        "import resource\nfrom es_rl import run\n"
+        "import resource\nfrom es_rl import run, memory_need\n"
         "size = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
         "resource.setrlimit(resource.RLIMIT_AS, (size + (1 << 29),) * 2)\n"
     )
+    if not is_foreseen:
+        limit += "memory_need.available_memory = lambda: None\n"
     words = [word if word != "3" else "20000000" for word in WORDS[:6]]
     done = command(tmp_path, [*words, *WORDS[6:8], "--updates", "1", "--run-dir", "run"], limit)
-    assert done.returncode == 1
+    assert done.returncode == (2 if is_foreseen else 1)
     assert done.stderr.startswith("error: --n-pairs 20000000: there is not enough memory")
     assert done.stderr.count("\n") == 1
+    assert (tmp_path / "run").exists() != is_foreseen

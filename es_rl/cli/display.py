@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from typing import TextIO, cast
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -11,6 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from es_rl.cli.output import LossyOutput
 from es_rl.config import TrainConfig
 from es_rl.options import BUDGETS
 from es_rl.progress import Row
@@ -161,6 +163,8 @@ class SilentDisplay:
     """Shows nothing."""
 
     run_dir: str | None = None
+    lost: OSError | None = None
+    """What standard output failed with; None if nothing was lost."""
 
     def __enter__(self) -> SilentDisplay:
         return self
@@ -195,6 +199,7 @@ class PlainDisplay(SilentDisplay):
 
     def __init__(self) -> None:
         self._status = _Status()
+        self._output = LossyOutput()
         self._last_line = time.monotonic()
 
     def opened(self, run_dir: str, config: TrainConfig, elapsed: float) -> None:
@@ -230,7 +235,8 @@ class PlainDisplay(SilentDisplay):
             self._line(line)
 
     def _line(self, text: str) -> None:
-        print(text, flush=True)
+        print(text, file=cast("TextIO", self._output), flush=True)
+        self.lost = self._output.error
         self._last_line = time.monotonic()
 
 
@@ -239,7 +245,8 @@ class LiveDisplay(SilentDisplay):
 
     def __init__(self) -> None:
         self._status = _Status()
-        self._console = Console(highlight=False)
+        self._output = LossyOutput()
+        self._console = Console(file=cast("TextIO", self._output), highlight=False)
         self._live = Live(
             console=self._console,
             get_renderable=self._render,
@@ -286,6 +293,7 @@ class LiveDisplay(SilentDisplay):
         """Print lines, now that the live ones are gone."""
         for line in lines:
             self._console.print(Text(line), soft_wrap=True)
+        self.lost = self._output.error
 
     def _render(self) -> RenderableType:
         status = self._status

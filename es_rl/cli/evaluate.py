@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from typing import TYPE_CHECKING, Annotated, Any
@@ -60,13 +61,17 @@ def evaluate(
     from es_rl.envs.mujoco.quiet import quiet
     from es_rl.evaluation import evaluate as evaluate_policy
 
-    sources = [
-        open_source(name, checkpoint, env=env, env_kwargs=given, modules=modules)
-        for name in run_or_policy
-    ]
+    # what an environment prints is no part of an answer for programs
+    aside = contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext()
+    with aside:
+        sources = [
+            open_source(name, checkpoint, env=env, env_kwargs=given, modules=modules)
+            for name in run_or_policy
+        ]
     results: list[Evaluation] = []
     total = n_episodes * len(sources)
-    with quiet(), _Progress(total, shown=not as_json and sys.stderr.isatty()) as progress:
+    shown = not as_json and sys.stderr.isatty()
+    with aside, quiet(), _Progress(total, shown=shown) as progress:
         for source in sources:
             results.append(
                 evaluate_policy(

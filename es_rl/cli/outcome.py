@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shlex
 import sys
@@ -72,9 +73,13 @@ def _larger_budget(result: RunResult) -> str:
     if result.reason == "interrupted":
         return ""
     limit = getattr(result.config, result.reason)
+    # a run that goes on with a smaller budget than it has used up ends beyond it at once
     if result.reason == "stop_at":
-        return f" --stop-at {limit + max(abs(limit) * 0.1, 1.0):g}"
-    return f" {flag(result.reason)} {2 * limit}"
+        reached = max(limit, limit if result.best is None else result.best.mean)
+        return f" --stop-at {reached + max(abs(reached) * 0.1, 1.0):g}"
+    if result.reason == "max_time":
+        return f" --max-time {math.ceil(2 * max(limit, result.wall_time))}"
+    return f" {flag(result.reason)} {2 * max(limit, getattr(result, result.reason))}"
 
 
 def fail(reason: object, run_dir: str | None, code: int = 1) -> int:

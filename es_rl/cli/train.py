@@ -126,7 +126,8 @@ def train(
         bool,
         typer.Option(
             "--resume",
-            help="Go on with the run in --run-dir, perhaps with a larger budget.",
+            help="Go on with the run in --run-dir, perhaps with a larger budget; begin it if there "
+            "is none, so that one command can be queued again and again.",
             rich_help_panel=_RUN,
         ),
     ] = False,

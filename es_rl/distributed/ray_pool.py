@@ -88,7 +88,10 @@ class RayPool:
         path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
         for _ in range(_STARTS):
             try:
-                with _environment(RAY_USAGE_STATS_ENABLED="0", PYTHONPATH=path):
+                with (
+                    _environment(RAY_USAGE_STATS_ENABLED="0", PYTHONPATH=path),
+                    _deaf_children(),
+                ):
                     self._connect(
                         address="local",
                         num_cpus=n_cpus,
@@ -252,6 +255,24 @@ def _import_ray() -> ModuleType:
 def _first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
+
+
+@contextlib.contextmanager
+def _deaf_children() -> Iterator[None]:
+    """Let processes that start inside the block never hear SIGTERM and SIGHUP.
+
+    A scheduler sends them to a whole job: this program then finishes its window and saves, for
+    which it needs the cluster that it started, and ends that itself.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    # what a new process inherits and keeps; Ray does the same with SIGINT
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGHUP})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextlib.contextmanager
