@@ -449,7 +449,7 @@ def test_help_is_quick_and_loads_nothing_heavy(words: tuple[str, ...]) -> None:
         seconds, done = processor_seconds(code, *words)
         ours.append(seconds)
         bare.append(processor_seconds(BARE_COMMAND_LINE, "--help")[0])
-        assert " ".join(["Usage: -c", *words[:-1], "[OPTIONS]"]) in done.stdout
+        assert " ".join(["Usage: es-rl", *words[:-1], "[OPTIONS]"]) in done.stdout
         assert done.stderr.strip() == "[]"
     # against a command line that does nothing, since a machine's own speed is not ours to bound:
     # 1.4 to 2.4 times as measured, and one heavy import would at least triple it
