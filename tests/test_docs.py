@@ -32,6 +32,21 @@ def test_there_are_examples() -> None:
     assert {"README.md", "getting_started.md", "own_task.md"} <= {page.name for page in PAGES}
 
 
+def test_every_agent_is_on_the_pages_of_the_agents() -> None:
+    from es_rl.agents import AGENTS
+    from es_rl.agents.policies import LinearPolicy, MlpPolicy, policy_options
+
+    guide = (ROOT / "docs" / "stable_baselines3.md").read_text()
+    reference = (ROOT / "docs" / "api" / "agents.md").read_text()
+    for agent in AGENTS.values():
+        assert f"`{agent.__name__}`" in guide
+        assert f"autoclass:: es_rl.agents.{agent.__name__}\n" in reference
+    for name in {*policy_options(LinearPolicy), *policy_options(MlpPolicy)}:
+        assert f"`{name}`" in guide
+    for name in ("NativeVecEnv", "MujocoVectorEnv", "gym.make_vec"):
+        assert name in guide
+
+
 def test_every_file_that_the_readme_links_to_exists() -> None:
     for target in re.findall(r"\]\((?!http|#)([^)#]+)\)", (ROOT / "README.md").read_text()):
         assert (ROOT / target).exists(), target
