@@ -60,14 +60,14 @@ def positive_integer(name: str, value: int) -> int:
 
 
 def real_number(
-    name: str, value: float, rule: str, low: float = -math.inf, high: float = math.inf
+    name: str, value: object, rule: str, low: float = -math.inf, high: float = math.inf
 ) -> float:
     """Return `value`, of whatever numeric type, as a float from `low` to `high`.
 
     Raises:
         ValueError: names the option and says its `rule`, if it is no such finite number.
     """
-    if isinstance(value, Real) and not isinstance(value, (bool, np.bool_)):
+    if not isinstance(value, (bool, np.bool_)) and isinstance(value, Real):
         number = float(value)
         if math.isfinite(number) and low <= number <= high:
             return number

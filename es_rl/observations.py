@@ -95,7 +95,7 @@ def _dict(space: spaces.Dict, observation: Any) -> NDArray[np.float64]:
     return _joined(((key, part, observation[key]) for key, part in space.spaces.items()))
 
 
-def _tuple(space: spaces.Tuple, observation: Any) -> NDArray[np.float64]:
+def _tuple(space: spaces.Tuple[Any], observation: Any) -> NDArray[np.float64]:
     n_parts = len(space.spaces)
     if not isinstance(observation, (tuple, list, np.ndarray)) or len(observation) != n_parts:
         raise ValueError(
