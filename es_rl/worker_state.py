@@ -240,9 +240,10 @@ class WorkerState:
         last = min(self._end, _MAX_STEP)
         for name, values, low, high in (
             ("step", self._step, 0, last),
-            # a running episode has been given a number and a noise; no step has two noises
+            # a running episode has been given a number, and no step has two noises; that of TES
+            # may still wait for its first
             ("episode", self._episode, np.where(running, 0, -1), _MAX_STEP),
-            ("segment", self._segment, np.where(running, 0, -1), np.maximum(self._step, 0)),
+            ("segment", self._segment, -1, np.maximum(self._step, 0)),
         ):
             if ((values < low) | (values > high)).any():
                 raise ValueError(f"{name!r} of a saved state: has impossible entries")

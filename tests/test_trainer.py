@@ -225,7 +225,7 @@ def test_states_that_do_not_fit_are_refused():
 
     state = make().state_dict()
     for other, message in [
-        (make(n_pairs=4), "'step' has shape"),
+        (make(n_pairs=4), r"'step' is int64 of shape \(3,\), here it is int64 of shape \(4,\)"),
         (make(d_options={"num_params": 2}), "3 parameters, here are 2"),
         (make(optimizer=Momentum), "Momentum needs"),
     ]:
