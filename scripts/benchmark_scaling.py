@@ -221,7 +221,7 @@ update = es_rl.trainer.Trainer.update
 def timed(self):
     record = update(self)
     if record.update == 1:
-        print("first update at", time.time())
+        print("first update at", time.time(), file=sys.stderr)
     return record
 es_rl.trainer.Trainer.update = timed
 from es_rl.cli.main import main
@@ -243,7 +243,7 @@ def start(quick: bool) -> Rows:
             begin = time.time()
             output = subprocess.run(
                 command, check=True, env=environment, capture_output=True, text=True
-            ).stdout
+            ).stderr
             at = float(output.split("first update at")[1].split()[0])
             seconds["cold" if number == 0 else "warm"].append(at - begin)
     return [
