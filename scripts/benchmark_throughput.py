@@ -199,6 +199,9 @@ def main() -> None:
     warnings.simplefilter("ignore")
     envs, policies = options.envs.split(","), options.policies.split(",")
     contenders, repetitions = options.contenders.split(","), options.repetitions
+    for name in policies:
+        if name not in POLICIES:
+            parser.error(f"--policies {name}: choose from {', '.join(POLICIES)}")
     if options.quick:
         envs, policies, repetitions = envs[:2], policies[:1], 2
         contenders = [c for c in contenders if c in ("floor", "ours", "gymnasium-sync")]
