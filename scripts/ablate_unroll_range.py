@@ -4,13 +4,14 @@
     python scripts/ablate_unroll_range.py --envs HalfCheetah-v4 --lengths 40 --learning-rate 0.08
 
 The second command moves θ as far in a step with windows of 40 as the first does with those of 10.
-Everything but W is the environment's nres preset. Each run is on one thread, whose number changes
-no result.
+Everything but W is the environment's nres preset, but for what a study says itself. Each run is on
+one thread, whose number changes no result.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,12 +30,16 @@ class Study(NamedTuple):
     fixed: tuple[int, ...]
     first: int
     unroll_range: tuple[int, int]
+    settings: Mapping[str, Any]
 
 
 STUDIES = (
-    Study("Swimmer-v4", 300_000, (25, 50, 100, 200, 400), 100, (25, 400)),
-    Study("HalfCheetah-v4", 400_000, (10, 20, 40, 80), 40, (5, 160)),
-)
+    Study("Swimmer-v4", 300_000, (25, 50, 100, 200, 400), 100, (25, 400), {}),
+    Study(
+        "HalfCheetah-v4", 400_000, (10, 20, 40, 80), 40, (5, 160),
+        {"n_pairs": 100, "learning_rate": 0.02, "lr_schedule": "linear:600:0.2"},
+    ),
+)  # fmt: skip
 EPISODES = 20
 
 
@@ -42,7 +47,7 @@ def run(study: Study, seed: int, **given: Any) -> tuple[float, int, list[int]]:
     """Train once; return the final policy's mean reward, the updates, and every W on the way."""
     config = resolve(
         {"env": study.env, "algo": "nres", "seed": seed, "threads": 1,
-         "total_steps": study.total_steps, **given}
+         "total_steps": study.total_steps, **study.settings, **given}
     ).config  # fmt: skip
     lengths: list[int] = []
     with assemble(config) as made:
