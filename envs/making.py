@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import gymnasium as gym
 
 if TYPE_CHECKING:
+    from gymnasium.envs.registration import EnvSpec
+
     from es_rl.envs.gymnasium_task import GymnasiumTask
     from es_rl.envs.mujoco.task import MujocoTask
     from es_rl.policies import Policy
@@ -40,14 +42,21 @@ def distinct_ids() -> list[str]:
 def makeable_ids() -> list[str]:
     """Return the distinct ids but those that cannot be made.
 
-    Gymnasium keeps ids of older versions only to refuse them, and one that needs an old MuJoCo.
+    Gymnasium keeps ids of older versions only to refuse them, or for a MuJoCo that is no more.
     """
     return [
         env_id
         for env_id in distinct_ids()
         if not getattr(gym.registry[env_id].entry_point, "__name__", "").startswith("_raise_")
+        and not _needs_mujoco_py(gym.registry[env_id])
         and env_id not in _NOT_MAKEABLE
     ]
+
+
+def _needs_mujoco_py(spec: EnvSpec) -> bool:
+    """Return whether this is a MuJoCo environment before -v4, as Gymnasium before 1.2 has them."""
+    is_mujoco = str(spec.entry_point).startswith("gymnasium.envs.mujoco.")
+    return is_mujoco and spec.version is not None and spec.version < 4
 
 
 def make_env(env_id: str, /, **env_kwargs: Any) -> gym.Env[Any, Any]:

@@ -25,7 +25,9 @@ NEEDS = {
     r"(torch|stable_baselines3|es_rl\.agents|agents_toys|toy_tasks|systems_torch)"
     r"|import torch|es_rl\.export|\"export\"",
     "the repository": r"scripts|README|ROOT",
-    "matplotlib": r"plotting|matplotlib|test_comparison|es_rl\.comparison|RunPool",
+    "matplotlib": r"plotting|matplotlib|test_comparison|es_rl\.comparison|RunPool|test_pictures",
+    "scipy": r"es_rl\.curves|\bscipy|test_pictures",
+    "scikit-learn": r"sklearn|\"digits\"|learned-optimizer|hyperparameter-tuning",
     "imageio-ffmpeg": r"imageio|es_rl\.recording|\"record\"",
     "onnx": r"\bonnx|es_rl\.export",
     "optuna": r"\boptuna|es_rl\.tuning",

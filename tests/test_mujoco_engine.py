@@ -19,6 +19,7 @@ from numpy.testing import assert_array_equal
 import es_rl
 from es_rl.envs import MujocoTask, make_task
 from es_rl.envs.making import make_env
+from es_rl.envs.mujoco import layout
 from es_rl.envs.mujoco.layout import FIELDS, DataLayout
 from es_rl.envs.mujoco.library import load_library, without_clock
 from es_rl.envs.mujoco.make import make_engine
@@ -321,14 +322,26 @@ def test_windows_run_without_the_clock() -> None:
 def test_the_layout_finds_the_fields_of_another_mjdata() -> None:
     env = make_env("InvertedDoublePendulum-v5")
     model: mujoco.MjModel = env.unwrapped.model  # type: ignore[attr-defined]
-    layout = DataLayout(model)
+    found = DataLayout(model)
     data = mujoco.MjData(model)
-    base = ctypes.c_int64.from_address(data._address + layout.at_qpos).value
+    base = ctypes.c_int64.from_address(data._address + found.at_qpos).value
     for name in FIELDS:
-        assert base + layout.offset[name] == getattr(data, name).ctypes.data
+        assert base + found.offset[name] == getattr(data, name).ctypes.data
     data.warning[5].number = 12345
-    counters = (ctypes.c_int * 14).from_address(data._address + layout.at_warnings)
+    counters = (ctypes.c_int * 14).from_address(data._address + found.at_warnings)
     assert list(counters) == [0] * 11 + [12345] + [0] * 2
+
+
+def test_what_an_earlier_mjdata_left_in_memory_is_not_taken_for_the_field() -> None:
+    class Memory:
+        def __init__(self, **words: int) -> None:
+            self.words = np.zeros(64, np.int64)
+            for place, word in words.items():
+                self.words[int(place[1:])] = word
+            self._address = self.words.ctypes.data
+
+    both = Memory(w3=7, w20=7), Memory(w5=8, w20=8)
+    assert layout._find(both, [np.array([7]), np.array([8])]) == 20 * 8  # type: ignore[arg-type]
 
 
 def test_nothing_is_printed_and_no_log_is_written(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
+from typing import TypeAlias
 
 import mujoco
 import numpy as np
@@ -26,6 +28,11 @@ FIELDS = (
 _WORD = 8
 _CHUNK = 64  # words read at once: the search must stop close behind what it looks for
 _LIMIT = 1 << 20  # bytes
+_UNKNOWN = (
+    f"mujoco {mujoco.__version__}: its mjData is laid out in an unknown way; use engine='gymnasium'"
+)
+
+Words: TypeAlias = np.ndarray[tuple[int], np.dtype[np.int64]]
 
 
 class DataLayout:
@@ -42,22 +49,14 @@ class DataLayout:
     """
 
     def __init__(self, model: mujoco.MjModel) -> None:
-        probe, witness = mujoco.MjData(model), mujoco.MjData(model)
-        self.n_warnings = len(probe.warning)
-        self.at_qpos = _find(probe, np.array([_address(probe, "qpos")]))
-        self.at_warnings = _find(probe, _mark_warnings(probe))
-        self.offset = _distances(probe)
-        marks = _mark_warnings(witness)
-        agree = (
-            _words(witness, self.at_qpos, 1)[0] == _address(witness, "qpos")
-            and np.array_equal(_words(witness, self.at_warnings, self.n_warnings), marks)
-            and _distances(witness) == self.offset
-        )
-        if not agree:
-            raise RuntimeError(
-                f"mujoco {mujoco.__version__}: its mjData is laid out in an unknown way; "
-                "use engine='gymnasium'"
-            )
+        both = mujoco.MjData(model), mujoco.MjData(model)
+        self.n_warnings = len(both[0].warning)
+        self.at_qpos = _find(both, [np.array([_address(data, "qpos")]) for data in both])
+        marks = [_mark_warnings(data, 100 * i) for i, data in enumerate(both)]
+        self.at_warnings = _find(both, marks)
+        self.offset, again = (_distances(data) for data in both)
+        if again != self.offset:
+            raise RuntimeError(_UNKNOWN)
 
 
 def _address(data: mujoco.MjData, name: str) -> int:
@@ -70,30 +69,36 @@ def _distances(data: mujoco.MjData) -> dict[str, int]:
     return {name: _address(data, name) - qpos if getattr(data, name).size else 0 for name in FIELDS}
 
 
-def _mark_warnings(data: mujoco.MjData) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    """Give the counters distinct values and return the words that then stand in memory."""
+def _mark_warnings(data: mujoco.MjData, mark: int) -> Words:
+    """Give the counters values of their own and return the words that then stand in memory."""
     for i, counter in enumerate(data.warning):
-        counter.lastinfo, counter.number = 7001 + i, 9001 + i
+        counter.lastinfo, counter.number = 7001 + mark + i, 9001 + mark + i
     pairs = [(counter.lastinfo, counter.number) for counter in data.warning]
     return np.array(pairs, np.int32).view(np.int64).ravel()
 
 
-def _words(
-    data: mujoco.MjData, offset: int, count: int
-) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+def _words(data: mujoco.MjData, offset: int, count: int) -> Words:
     """Return `count` words of the mjData from a byte offset."""
     return np.frombuffer(ctypes.string_at(data._address + offset, count * _WORD), np.int64)
 
 
-def _find(data: mujoco.MjData, words: np.ndarray[tuple[int], np.dtype[np.int64]]) -> int:
-    """Return the byte offset at which `words` first stand in the mjData."""
-    seen = np.empty(0, np.int64)
-    while seen.nbytes < _LIMIT:
-        seen = np.concatenate((seen, _words(data, seen.nbytes, _CHUNK)))
-        for i in np.flatnonzero(seen[: seen.size - words.size + 1] == words[0]):
-            if np.array_equal(seen[i : i + words.size], words):
+def _find(both: Sequence[mujoco.MjData], words: Sequence[Words]) -> int:
+    """Return the first byte offset at which each mjData has its words.
+
+    One alone would not do: MuJoCo takes memory as it finds it, so an mjData can have in its unused
+    parts what an earlier one left there, such as the address of a qpos that stood where its own is.
+    """
+    size = words[0].size
+    seen = [np.empty(0, np.int64) for _ in both]
+    while seen[0].nbytes < _LIMIT:
+        seen = [
+            np.concatenate((old, _words(data, old.nbytes, _CHUNK)))
+            for old, data in zip(seen, both, strict=True)
+        ]
+        for i in np.flatnonzero(seen[0][: seen[0].size - size + 1] == words[0][0]):
+            if all(
+                np.array_equal(old[i : i + size], wanted)
+                for old, wanted in zip(seen, words, strict=True)
+            ):
                 return int(i) * _WORD
-    raise RuntimeError(
-        f"mujoco {mujoco.__version__}: its mjData is laid out in an unknown way; "
-        "use engine='gymnasium'"
-    )
+    raise RuntimeError(_UNKNOWN)

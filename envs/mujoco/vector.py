@@ -51,12 +51,14 @@ class MujocoVectorEnv(VectorEnv[Observations, NDArray[Any], NDArray[Any]]):
         max_episode_steps: int | None = None,
         **env_kwargs: Any,
     ) -> None:
+        self.closed = True  # nothing to free yet, whatever fails until there is
         if num_envs < 1:
             raise ValueError(f"num_envs={num_envs}: must be a positive integer")
         mode = AutoresetMode(autoreset_mode)
         if max_episode_steps is not None:
             env_kwargs["max_episode_steps"] = max_episode_steps
         self._engine, made = make_engine(env_id, n_threads=n_threads, **env_kwargs)
+        self.closed = False
         self.num_envs = num_envs
         self.spec = made.spec
         self.single_observation_space = made.observation_space

@@ -93,15 +93,16 @@ class _Progress:
     """A bar on stderr that counts episodes."""
 
     def __init__(self, n_episodes: int, shown: bool) -> None:
-        from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+        from es_rl.cli.output import bar_console
 
         self._progress = Progress(
             TextColumn("episodes"),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.fields[reward]}"),
-            console=Console(stderr=True),
+            console=bar_console(shown),
             transient=True,
             disable=not shown,
         )

@@ -5,9 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
-__all__ = ["LossyOutput", "abandon_output"]
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["LossyOutput", "abandon_output", "bar_console"]
 
 
 class LossyOutput:
@@ -59,3 +62,14 @@ def abandon_output(stream: TextIO | None = None) -> None:
         os.dup2(sink, descriptor)
         os.close(sink)
         stream.flush()
+
+
+def bar_console(shown: bool) -> Console:
+    """Return the console of a progress bar on stderr.
+
+    A bar that is not shown is said to be on a terminal: elsewhere rich before 14.3 ends even that
+    with an empty line.
+    """
+    from rich.console import Console
+
+    return Console(stderr=True, force_interactive=None if shown else True)

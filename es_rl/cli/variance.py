@@ -234,9 +234,9 @@ def _read_cases(algos: str | None, noise_periods: str | None, unroll_lengths: st
 
 
 def _measure(plan: Plan, cases: Sequence[Case], shown: bool) -> list[Row]:
-    from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+    from es_rl.cli.output import bar_console
     from es_rl.envs.faults import EnvironmentFaultError
     from es_rl.estimators import ESTIMATORS
     from es_rl.tasks import NonFiniteLossError
@@ -245,7 +245,7 @@ def _measure(plan: Plan, cases: Sequence[Case], shown: bool) -> list[Row]:
     subject, rows = plan.subject, []
     progress = Progress(
         TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(),
-        console=Console(stderr=True), transient=True, disable=not shown,
+        console=bar_console(shown), transient=True, disable=not shown,
     )  # fmt: skip
     with progress:
         bars = [progress.add_task(case.words, total=None) for case in cases]
