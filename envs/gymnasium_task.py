@@ -26,7 +26,7 @@ from es_rl.envs.mujoco.quiet import quiet
 from es_rl.envs.worker_pool import LocalRows, WorkerPool, usable_cpus
 from es_rl.normalization import RowNormalizers
 from es_rl.policies import Policy
-from es_rl.tasks import State, UnrollResult
+from es_rl.tasks import RowNotResetError, State, UnrollResult
 
 __all__ = ["GymnasiumTask"]
 
@@ -364,7 +364,7 @@ class GymnasiumTask:
             raise ValueError(f"rows {rows}: a row may come only once")
         if started and not self._started[rows].all():
             missing = rows[~self._started[rows]]
-            raise ValueError(f"rows {missing}: reset them first")
+            raise RowNotResetError(f"rows {missing}: reset them first")
         return rows
 
     def _share(

@@ -10,7 +10,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from es_rl.option_kinds import Integer, Kind, Real
 from es_rl.option_messages import shown
-from es_rl.tasks import State
+from es_rl.tasks import RowNotResetError, State
 
 __all__ = ["RowArrays", "checked", "positive_integer", "positive_number"]
 
@@ -70,7 +70,7 @@ class RowArrays:
         steps: NDArray[np.int64] = self._rows[_STEP][rows]
         if steps.size and steps.min() < 0:
             row = int(rows[np.argmin(steps)])
-            raise RuntimeError(f"{self.name}: row {row} is unrolled before it was ever reset")
+            raise RowNotResetError(f"{self.name}: row {row} is unrolled before it was ever reset")
         return steps
 
     def copy_rows(self, source: NDArray[np.int64], target: NDArray[np.int64]) -> None:

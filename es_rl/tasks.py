@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 __all__ = [
     "BrokenTaskError",
     "NonFiniteLossError",
+    "RowNotResetError",
     "State",
     "UnrollResult",
     "UnrolledTask",
@@ -110,6 +111,10 @@ class UnrolledTask(Protocol):
 
 class BrokenTaskError(RuntimeError):
     """A task did not do what `UnrolledTask` promises, or its restored state is no state of it."""
+
+
+class RowNotResetError(BrokenTaskError, ValueError):
+    """A row that was never reset is unrolled or copied; a state of a run has no such row."""
 
 
 class NonFiniteLossError(FloatingPointError):

@@ -7,9 +7,11 @@ import pytest
 from systems import EndingSystem, LastingSystem, LoopTask
 
 from es_rl.checkpoint import load_checkpoint, save_checkpoint
+from es_rl.envs.making import make_env, make_task
 from es_rl.estimators import ESTIMATORS
 from es_rl.files import write_npz
 from es_rl.optimizers import OPTIMIZERS, make_optimizer
+from es_rl.policies import LinearPolicy
 from es_rl.schedules import linear
 from es_rl.tasks import BrokenTaskError
 from es_rl.trainer import Trainer
@@ -193,3 +195,25 @@ def test_a_state_that_contradicts_itself_ends_in_an_error_with_a_name(estimator,
     made.load_state_dict(state)
     with pytest.raises(BrokenTaskError, match="none that was saved"):
         made.run(updates=5)
+
+
+@pytest.mark.parametrize(("engine", "name"), [("native", "ready"), ("gymnasium", "started")])
+def test_a_state_with_a_row_that_was_never_reset_ends_in_an_error_with_a_name(engine, name):
+    def make():
+        env = make_env("InvertedPendulum-v4")
+        policy = LinearPolicy(env.observation_space, env.action_space)
+        env.close()
+        task = make_task("InvertedPendulum-v4", policy, engine=engine)
+        estimator = ESTIMATORS["nres"](task, n_pairs=2, sigma=0.1, unroll_length=3, seed=1)
+        return Trainer(estimator, make_optimizer("sgd", 4, 0.1), np.zeros(4))
+
+    trainer = make()
+    trainer.update()
+    state = trainer.state_dict()
+    key = next(key for key in state if key.endswith(f"task/{name}"))
+    state[key][1] = False
+    trainer.estimator.task.close()
+    made = make()
+    made.load_state_dict(state)
+    with made.estimator.task, pytest.raises(BrokenTaskError, match="reset"):
+        made.run(updates=3)

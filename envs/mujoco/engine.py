@@ -24,7 +24,7 @@ from es_rl.normalization import RowNormalizers
 from es_rl.perturbations import usable_cpus
 from es_rl.policy_arrays import PolicyArrays
 from es_rl.policy_kernels import scratch_size
-from es_rl.tasks import State, UnrollResult
+from es_rl.tasks import RowNotResetError, State, UnrollResult
 
 __all__ = ["MujocoEngine"]
 
@@ -295,7 +295,7 @@ class MujocoEngine:
         if source.shape != target.shape:
             raise ValueError(f"source {source.shape} and target {target.shape} differ in shape")
         if not self._ready[source].all():
-            raise ValueError("source: some rows have not been reset yet")
+            raise RowNotResetError("source: some rows have not been reset yet")
         for values in (self._states, self._memory, self._ready):
             values[target] = values[source]
 
@@ -363,7 +363,7 @@ class MujocoEngine:
         if (self._place_of_row[rows] != places).any():
             raise ValueError("rows: must be distinct")
         if ready and not self._ready[rows].all():
-            raise ValueError("rows: some have not been reset yet")
+            raise RowNotResetError("rows: some have not been reset yet")
         return rows
 
     def _apply(self, rows: NDArray[np.int64], mode: int, **arrays: NDArray[Any]) -> None:
