@@ -33,6 +33,8 @@ from es_rl.files import write_text
 from es_rl.options import ALGORITHMS
 
 SETTINGS = Path(__file__).with_name("control_tasks.yaml")
+KINDS = ("", "mlp", "quick")
+"""Of presets: those of a task, and what others begin with, such as mlp-Hopper-v4."""
 METHODS = "nres,pes,fulles,ars,sb3-ars,sb3-ppo,sb3-sac"
 QUICK = {"tasks": "InvertedPendulum-v4", "methods": "fulles,sb3-ars", "seeds": 2, "budget": 1_000,
          "judgements": 2}  # fmt: skip
@@ -55,11 +57,15 @@ def load_tasks() -> dict[str, dict[str, Any]]:
 
 
 def methods_of(names: Sequence[str]) -> list[str]:
-    """Return the known `names`; a method of ours may name its kind of policy: nres-mlp."""
+    """Return the known `names`; one of ours may name a preset's kind: nres-mlp, nres-quick."""
     for name in names:
-        if name not in PEERS and name.removesuffix("-mlp") not in ALGORITHMS:
+        algo, _, kind = name.partition("-")
+        if name not in PEERS and not (algo in ALGORITHMS and kind in KINDS):
             known = ", ".join((*ALGORITHMS, *PEERS))
-            sys.exit(f"--methods {name}: no such method; there are {known}, and nres-mlp and so on")
+            sys.exit(
+                f"--methods {name}: no such method; there are {known}, and nres-mlp, nres-quick "
+                "and so on, with the presets mlp-TASK and quick-TASK"
+            )
     return list(names)
 
 
@@ -92,10 +98,9 @@ def train(
         options = dict(about[kind])
         run = run_peer(kind, plan.task, options, plan.seed, plan.budget, n_judgements)
     else:
-        algo = plan.method.removesuffix("-mlp")
-        options["algo"] = algo
-        if algo != plan.method:
-            options["preset"] = f"mlp-{plan.task}"
+        options["algo"], _, kind = plan.method.partition("-")
+        if kind:
+            options["preset"] = f"{kind}-{plan.task}"
         given = {**options, "threads": threads}
         run = run_ours(plan.task, given, plan.seed, plan.budget, n_judgements)
     return {
@@ -136,8 +141,8 @@ def main() -> None:
     parser.add_argument("--tasks", help="comma-separated; default: all of control_tasks.yaml")
     parser.add_argument(
         "--methods",
-        help=f"comma-separated; default: {METHODS}; all of ours, also with -mlp at the end, "
-        f"and {', '.join(PEERS)}",
+        help=f"comma-separated; default: {METHODS}; all of ours, also with -mlp or -quick at the "
+        f"end, and {', '.join(PEERS)}",
     )
     parser.add_argument("--seeds", type=int, help="how many, from --first-seed on; default: 5")
     parser.add_argument("--first-seed", type=int, default=0)
