@@ -6,7 +6,7 @@ the deterministic policy from the same start states, seeds apart from training, 
 in total steps. Evaluation is on nobody's clock.
 
 Each run is a file; what is there is not run again, so that a benchmark which was interrupted goes
-on with the same command, and several processes may share a folder.
+on with the same command, and several processes may share a folder: each run is done by one.
 
     python scripts/benchmark_control.py --out runs/control --tasks Swimmer-v4 --seeds 5
     python scripts/benchmark_control.py --out runs/control --report --pictures docs/images/control
@@ -15,11 +15,13 @@ on with the same command, and several processes may share a folder.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import fcntl
 import json
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -85,6 +87,21 @@ def make_plans(
                 path = out / task / f"{method}-seed{seed}.json"
                 plans.append(Plan(path, task, method, seed, steps))
     return plans
+
+
+@contextlib.contextmanager
+def claimed(path: Path) -> Iterator[bool]:
+    """Yield whether the run of this file is left to do, and by this process."""
+    os.makedirs(path.parent, exist_ok=True)
+    lock = path.with_suffix(".lock")
+    with lock.open("w") as held:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield not path.exists()
+        lock.unlink(missing_ok=True)
 
 
 def train(
@@ -176,11 +193,11 @@ def main() -> None:
             out, chosen, methods_of(options.methods.split(",")), seeds, options.budget
         )
         for number, plan in enumerate(plans, 1):
-            if plan.path.exists():
-                continue
-            result = train(plan, chosen[plan.task], options.threads, options.judgements)
-            os.makedirs(plan.path.parent, exist_ok=True)
-            write_text(str(plan.path), json.dumps(result) + "\n")
+            with claimed(plan.path) as is_ours:
+                if not is_ours:
+                    continue
+                result = train(plan, chosen[plan.task], options.threads, options.judgements)
+                write_text(str(plan.path), json.dumps(result) + "\n")
             print(
                 f"{number}/{len(plans)}  {plan.task}  {plan.method}  seed {plan.seed}: "
                 f"{result['reward'][-1]:.1f} after {result['total_steps'][-1]:,} steps, "

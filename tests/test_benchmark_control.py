@@ -53,6 +53,19 @@ def test_judgements_are_due_once_in_each_share_of_the_budget(script: Any) -> Non
     assert run.as_dict()["sequential_steps"] == [30, 50, 80, 100]
 
 
+def test_of_two_processes_in_a_folder_one_does_a_run(script: Any, tmp_path: Path) -> None:
+    claimed = script("benchmark_control").claimed
+    path = tmp_path / "Task-v0" / "nres-seed0.json"
+    with claimed(path) as first, claimed(path) as second:
+        assert (first, second) == (True, False)
+    with claimed(path) as again:
+        assert again
+        path.write_text("{}")
+    with claimed(path) as afterwards:
+        assert not afterwards
+    assert [entry.name for entry in path.parent.iterdir()] == [path.name]
+
+
 def test_evaluation_is_not_on_the_clock(script: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = script("stopwatch")
     now = [0.0]
