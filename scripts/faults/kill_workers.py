@@ -62,11 +62,14 @@ def main() -> None:
     ]  # fmt: skip
     with tempfile.TemporaryDirectory() as scratch:
         whole, run = Path(scratch) / "whole", Path(scratch) / "run"
-        subprocess.run([*train, "--run-dir", str(whole)], check=True, stdout=subprocess.DEVNULL)
+        # from elsewhere: Ray lets workers import from the folder of the run, and the repository's folder
+        # es_rl is not the installed package
+        here = [*train, "--run-dir", str(whole)]
+        subprocess.run(here, check=True, stdout=subprocess.DEVNULL, cwd=scratch)
         on_ray = [*train, "--run-dir", str(run), "--engine", "ray", "--workers", str(args.workers)]
         begun, kills = time.monotonic(), 0
         with (Path(scratch) / "output").open("w+b") as output:
-            process = subprocess.Popen(on_ray, stdout=output, stderr=subprocess.STDOUT)
+            process = subprocess.Popen(on_ray, stdout=output, stderr=subprocess.STDOUT, cwd=scratch)
             progress = run / "progress.csv"
             reached = 0
             while process.poll() is None and kills < args.kills:
