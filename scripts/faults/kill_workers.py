@@ -62,8 +62,8 @@ def main() -> None:
     ]  # fmt: skip
     with tempfile.TemporaryDirectory() as scratch:
         whole, run = Path(scratch) / "whole", Path(scratch) / "run"
-        # from elsewhere: Ray lets workers import from the folder of the run, and the repository's folder
-        # es_rl is not the installed package
+        # both from elsewhere: Ray lets workers import from the directory of the command, and the
+        # repository's folder es_rl is not the installed package
         here = [*train, "--run-dir", str(whole)]
         subprocess.run(here, check=True, stdout=subprocess.DEVNULL, cwd=scratch)
         on_ray = [*train, "--run-dir", str(run), "--engine", "ray", "--workers", str(args.workers)]
