@@ -74,3 +74,11 @@ def test_a_preset_file_must_know_the_environment(tmp_path: pytest.TempPathFactor
         stream.write("default: {seed: 3}\n")
     with pytest.raises(ConfigError, match="seed: is no setting of a preset"):
         resolve({"env": "Hopper-v5", "algo": "nres"}, preset=file)
+
+
+def test_the_quick_entry_is_taken_by_its_name_alone() -> None:
+    chosen = {"env": "Swimmer-v4", "algo": "nres"}
+    assert resolve(chosen).preset == "nres.yaml: Swimmer-v4"
+    quick = resolve(chosen, preset="quick-Swimmer-v4")
+    assert quick.preset == "nres.yaml: quick-Swimmer-v4"
+    assert (quick.config.staggering, quick.config.noise) == ("lockstep", "orthogonal")

@@ -93,18 +93,16 @@ class _Progress:
     """A bar on stderr that counts episodes."""
 
     def __init__(self, n_episodes: int, shown: bool) -> None:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 
-        from es_rl.cli.output import bar_console
+        from es_rl.cli.output import progress_bar
 
-        self._progress = Progress(
+        self._progress = progress_bar(
             TextColumn("episodes"),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.fields[reward]}"),
-            console=bar_console(shown),
-            transient=True,
-            disable=not shown,
+            shown=shown,
         )
         self._task = self._progress.add_task("", total=n_episodes, reward="")
 

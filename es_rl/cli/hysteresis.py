@@ -93,10 +93,8 @@ def _config_of(run: str, threads: int | None) -> TrainConfig:
 
 def _measure(config: TrainConfig, run: str, n_windows: int) -> tuple[int, list[Comparison]]:
     """Return the update that training goes on from, and the comparisons of the next windows."""
-    from rich.progress import Progress
-
     from es_rl.assembly import assemble
-    from es_rl.cli.output import bar_console
+    from es_rl.cli.output import progress_bar
     from es_rl.envs.faults import EnvironmentFaultError
     from es_rl.hysteresis import HysteresisMeter
     from es_rl.run_folder import read_checkpoint
@@ -107,8 +105,7 @@ def _measure(config: TrainConfig, run: str, n_windows: int) -> tuple[int, list[C
         raise ConfigError(
             f"RUN {run}: has no whole checkpoint to go on from; start it with es-rl resume {run}"
         )
-    shown = sys.stderr.isatty()
-    progress = Progress(console=bar_console(shown), transient=True, disable=not shown)
+    progress = progress_bar(shown=sys.stderr.isatty())
     with assemble(config) as assembly, progress:
         trainer = assembly.trainer
         assert isinstance(trainer.estimator, Estimator)

@@ -8,9 +8,9 @@ import sys
 from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.progress import Progress, ProgressColumn
 
-__all__ = ["LossyOutput", "abandon_output", "bar_console"]
+__all__ = ["LossyOutput", "abandon_output", "progress_bar"]
 
 
 class LossyOutput:
@@ -64,12 +64,12 @@ def abandon_output(stream: TextIO | None = None) -> None:
         stream.flush()
 
 
-def bar_console(shown: bool) -> Console:
-    """Return the console of a progress bar on stderr.
-
-    A bar that is not shown is said to be on a terminal: elsewhere rich before 14.3 ends even that
-    with an empty line.
-    """
+def progress_bar(*columns: ProgressColumn | str, shown: bool) -> Progress:
+    """Return a progress bar on stderr that leaves nothing behind; rich's usual columns if none."""
     from rich.console import Console
+    from rich.progress import Progress
 
-    return Console(stderr=True, force_interactive=None if shown else True)
+    # elsewhere than on a terminal, rich before 14.3 ends even a bar that is not shown with an empty
+    # line
+    console = Console(stderr=True, force_interactive=None if shown else True)
+    return Progress(*columns, console=console, transient=True, disable=not shown)

@@ -234,19 +234,18 @@ def _read_cases(algos: str | None, noise_periods: str | None, unroll_lengths: st
 
 
 def _measure(plan: Plan, cases: Sequence[Case], shown: bool) -> list[Row]:
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 
-    from es_rl.cli.output import bar_console
+    from es_rl.cli.output import progress_bar
     from es_rl.envs.faults import EnvironmentFaultError
     from es_rl.estimators import ESTIMATORS
     from es_rl.tasks import NonFiniteLossError
     from es_rl.variance import closed_variance, measure
 
     subject, rows = plan.subject, []
-    progress = Progress(
-        TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(),
-        console=bar_console(shown), transient=True, disable=not shown,
-    )  # fmt: skip
+    progress = progress_bar(
+        TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(), shown=shown
+    )
     with progress:
         bars = [progress.add_task(case.words, total=None) for case in cases]
         for case, bar in zip(cases, bars, strict=True):
