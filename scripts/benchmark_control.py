@@ -9,7 +9,12 @@ Each run is a file; what is there is not run again, so that a benchmark which wa
 on with the same command, and several processes may share a folder: each run is done by one.
 
     python scripts/benchmark_control.py --out runs/control --tasks Swimmer-v4 --seeds 5
-    python scripts/benchmark_control.py --out runs/control --report --pictures docs/images/control
+    python scripts/benchmark_control.py --out runs/control --report --pictures pictures
+
+The runs that docs/control.md reports are in scripts/control_results. From there, `--publish` renews
+the page's tables and pictures:
+
+    python scripts/benchmark_control.py --out scripts/control_results --report --publish
 """
 
 from __future__ import annotations
@@ -27,17 +32,21 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import yaml
-from control_report import Result, pictures, tables
+from control_report import Result, pictures, task_tables
 from control_runs import PEERS, run_ours, run_peer
+from reproductions.publication import renewed
 from results import machine
 
+from es_rl.config_layers import resolve
 from es_rl.files import write_text
-from es_rl.options import ALGORITHMS
+from es_rl.options import ALGORITHMS, OPTIONS
 
 SETTINGS = Path(__file__).with_name("control_tasks.yaml")
+DOCS = Path(__file__).parent.parent / "docs"
 KINDS = ("", "mlp", "quick")
 """Of presets: those of a task, and what others begin with, such as mlp-Hopper-v4."""
 METHODS = "nres,pes,fulles,ars,sb3-ars,sb3-ppo,sb3-sac"
+_SETTINGS = ("Estimator", "Optimiser", "Policy")
 QUICK = {"tasks": "InvertedPendulum-v4", "methods": "fulles,sb3-ars", "seeds": 2, "budget": 1_000,
          "judgements": 2}  # fmt: skip
 
@@ -104,6 +113,24 @@ def claimed(path: Path) -> Iterator[bool]:
         lock.unlink(missing_ok=True)
 
 
+def options_of(method: str, task: str) -> dict[str, Any]:
+    """Return the options of one of our methods: its algorithm and, if it names one, its preset."""
+    algo, _, kind = method.partition("-")
+    return {"algo": algo, "preset": f"{kind}-{task}"} if kind else {"algo": algo}
+
+
+def settings_of(method: str, task: str) -> dict[str, Any]:
+    """Return what the presets make of one of our methods: estimator, optimiser and policy."""
+    given = {"env": task, **options_of(method, task)}
+    preset = given.pop("preset", None)
+    values = resolve(given, preset=preset).config.to_dict()
+    return {
+        name: values[name]
+        for name, option in OPTIONS.items()
+        if option.group in _SETTINGS and values.get(name) is not None
+    }
+
+
 def train(
     plan: Plan, about: Mapping[str, Any], threads: int | None, n_judgements: int
 ) -> dict[str, Any]:
@@ -112,12 +139,11 @@ def train(
     options: dict[str, Any] = {}
     if plan.method in PEERS:
         kind = PEERS[plan.method]
-        options = dict(about[kind])
-        run = run_peer(kind, plan.task, options, plan.seed, plan.budget, n_judgements)
+        settings = dict(about[kind])
+        run = run_peer(kind, plan.task, settings, plan.seed, plan.budget, n_judgements)
     else:
-        options["algo"], _, kind = plan.method.partition("-")
-        if kind:
-            options["preset"] = f"{kind}-{plan.task}"
+        options = options_of(plan.method, plan.task)
+        settings = settings_of(plan.method, plan.task)
         given = {**options, "threads": threads}
         run = run_ours(plan.task, given, plan.seed, plan.budget, n_judgements)
     return {
@@ -126,6 +152,7 @@ def train(
         "seed": plan.seed,
         "budget": plan.budget,
         "options": options,
+        "settings": settings,
         "begun": begin,
         "machine": machine(),
         **run.as_dict(),
@@ -152,6 +179,13 @@ def load_results(out: Path, tasks: Sequence[str]) -> list[Result]:
     return found
 
 
+def with_tables(page: str, tables: Mapping[str, str]) -> str:
+    """Return a page with each task's table where it says `<!-- control: TASK -->`."""
+    for task, text in tables.items():
+        page = renewed(page, f"control: {task}", text)
+    return page
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", default="runs/control", help="folder of the runs' figures")
@@ -168,6 +202,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, help="of our runs; default: all processors")
     parser.add_argument("--report", action="store_true", help="run nothing, tell what is there")
     parser.add_argument("--pictures", help="folder to draw learning curves into")
+    parser.add_argument(
+        "--publish", action="store_true", help="renew the tables and pictures of docs/control.md"
+    )
     parser.add_argument(
         "--quick", action="store_true", help="one small task and budget, to see that all works"
     )
@@ -207,7 +244,13 @@ def main() -> None:
     results = load_results(out, names)
     if not results:
         sys.exit(f"--out {out}: holds no finished run of these tasks")
-    print(tables(results, chosen))
+    by_task = {name: [r for r in results if r.task == name] for name in names}
+    tables = {name: task_tables(rows, tasks[name]) for name, rows in by_task.items() if rows}
+    print("\n\n".join(f"## {name}\n\n{text}" for name, text in tables.items()))
+    if options.publish:
+        page = DOCS / "control.md"
+        write_text(str(page), with_tables(page.read_text(encoding="utf-8"), tables))
+        options.pictures = str(DOCS / "images" / "control")
     if options.pictures:
         for written in pictures(results, chosen, options.pictures):
             print(written)

@@ -14,7 +14,7 @@ from es_rl.comparison import interquartile_mean
 from es_rl.curves import Curve, Group
 from es_rl.plotting import draw, make_panels, save_figure
 
-__all__ = ["Result", "pictures", "tables"]
+__all__ = ["Result", "pictures", "task_tables"]
 
 _SHARES = (0.2, 0.5, 1.0)  # of the task's budget, at which rewards are told
 _LOGARITHMIC_FROM = 5  # times the shortest run's steps in the longest: short ones stay readable
@@ -60,20 +60,18 @@ def first_at(result: Result, threshold: float, axis: str) -> float:
     return float(getattr(result, axis)[there[0]]) if there.size else float("inf")
 
 
-def tables(results: Sequence[Result], tasks: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return the Markdown of all tasks: rewards at budgets, then steps and time to thresholds."""
-    parts = []
-    for task, about in tasks.items():
-        rows = [r for r in results if r.task == task]
-        if not rows:
-            continue
-        methods = sorted({r.method for r in rows}, key=lambda m: (m.startswith("sb3"), m))
-        groups = {m: [r for r in rows if r.method == m] for m in methods}
-        parts.append(f"## {task}")
-        parts.append(_rewards(groups, about["budget"]))
-        parts.append(_reached(groups, about["thresholds"]))
-        if "published" in about:
-            parts.append(_published(about["published"]))
+def task_tables(results: Sequence[Result], about: Mapping[str, Any]) -> str:
+    """Return one task's Markdown: rewards at budgets, then steps and time to thresholds.
+
+    Args:
+        results: one or more runs of the task.
+        about: its entry of control_tasks.yaml.
+    """
+    methods = sorted({r.method for r in results}, key=lambda m: (m.startswith("sb3"), m))
+    groups = {m: [r for r in results if r.method == m] for m in methods}
+    parts = [_rewards(groups, about["budget"]), _reached(groups, about["thresholds"])]
+    if "published" in about:
+        parts.append(_published(about["published"]))
     return "\n\n".join(parts)
 
 

@@ -108,7 +108,7 @@ def test_the_median_time_to_a_threshold_counts_those_that_never_reached_it(scrip
         make_result(report, seed=1, reward=[1.0, 2.0, 45.0]),
         make_result(report, seed=2, reward=[1.0, 2.0, 3.0]),
     ]
-    text = report.tables(three, {"T": about})
+    text = report.task_tables(three, about)
     assert "| nres | 50 | 1/3 | – | – | – |" in text
     assert "| nres | 40 | 2/3 | 300 | 30 | 3.0 |" in text
 
@@ -116,7 +116,7 @@ def test_the_median_time_to_a_threshold_counts_those_that_never_reached_it(scrip
 def test_published_figures_are_marked_as_such(script: Any) -> None:
     report = script("control_report")
     about = {"budget": 300, "thresholds": [50.0], "published": {"zoo": {"ppo": "282 ± 10 in 1M"}}}
-    text = report.tables([make_result(report)], {"T": about})
+    text = report.task_tables([make_result(report)], about)
     assert "Published, not run here: RL Zoo (one run each, -v3): ppo 282 ± 10 in 1M." in text
 
 

@@ -9,7 +9,7 @@ import shutil
 from es_rl.files import write_text
 from reproductions.report import Report, verdict_table
 
-__all__ = ["page_of", "publish"]
+__all__ = ["page_of", "publish", "renewed"]
 
 
 def page_of(docs: str, figure: str) -> str:
@@ -43,9 +43,9 @@ def publish(docs: str, report: Report) -> str:
         ValueError: if there is no such page.
     """
     page = page_of(docs, report.figure)
-    text = _renewed(_text(page), f"verdicts: {report.figure}", verdict_table(report.verdicts()))
+    text = renewed(_text(page), f"verdicts: {report.figure}", verdict_table(report.verdicts()))
     for table, content in report.tables.items():
-        text = _renewed(text, f"table: {report.figure}/{table}", content)
+        text = renewed(text, f"table: {report.figure}/{table}", content)
     images = os.path.join(docs, "images", "reproductions")
     os.makedirs(images, exist_ok=True)
     for picture in report.pictures:
@@ -59,8 +59,8 @@ def _text(path: str) -> str:
         return stream.read()
 
 
-def _renewed(text: str, marker: str, content: str) -> str:
-    """Return `text` with `content` between the marker, if it is there, and the end."""
+def renewed(text: str, marker: str, content: str) -> str:
+    """Return `text` with `content` after the line `<!-- MARKER -->`, if there is one."""
     begin = f"<!-- {marker} -->\n"
     found = re.search(re.escape(begin) + r".*?(?=<!-- end -->)", text, re.DOTALL)
     if found is None:
