@@ -37,7 +37,8 @@ STUDIES = (
     Study("Swimmer-v4", 300_000, (25, 50, 100, 200, 400), 100, (25, 400), {}),
     Study(
         "HalfCheetah-v4", 400_000, (10, 20, 40, 80), 40, (5, 160),
-        {"n_pairs": 100, "learning_rate": 0.02, "lr_schedule": "linear:600:0.2"},
+        {"n_pairs": 100, "learning_rate": 0.02, "lr_schedule": "linear:600:0.2",
+         "shaping": "std", "horizon": 1000},
     ),
 )  # fmt: skip
 EPISODES = 20

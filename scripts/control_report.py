@@ -143,6 +143,8 @@ def _published(published: Mapping[str, Any]) -> str:
         parts.append(f"RL Zoo (one run each, -v3): {figures}")
     if "ars" in published:
         parts.append(f"ARS paper: {published['ars']}")
+    if "cleanrl" in published:
+        parts.append(f"CleanRL's PPO after 1M steps (three runs): {published['cleanrl']}")
     return "Published, not run here: " + "; ".join(parts) + "."
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -16,6 +17,8 @@ import pytest
 from es_rl.config_layers import preset_entries
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
+RESULTS = SCRIPTS / "control_results"
+PAGE = SCRIPTS.parent / "docs" / "control.md"
 
 
 @pytest.fixture
@@ -179,3 +182,31 @@ def test_every_task_is_an_environment_with_a_preset_and_settings_for_every_peer(
         assert about["thresholds"] == sorted(about["thresholds"])
         assert set(about["peer_budgets"]) == {"ars", "ppo", "sac"} <= set(about)
         assert all(steps <= about["budget"] for steps in about["peer_budgets"].values())
+
+
+def test_published_tables_stand_where_the_page_says_and_nothing_else_changes(script: Any) -> None:
+    page = "before\n<!-- control: T -->\n\nold\n\n<!-- end -->\nafter\n"
+    done = script("benchmark_control").with_tables(page, {"T": "| new |", "elsewhere": "x"})
+    assert done == "before\n<!-- control: T -->\n\n| new |\n\n<!-- end -->\nafter\n"
+
+
+def _without_intervals(text: str) -> str:
+    """Leave out the ends of bootstrap intervals, which depend on SciPy's version."""
+    return re.sub(r"\[[^\]|]* to [^\]|]*\]", "[]", text)
+
+
+def test_the_page_shows_the_committed_runs_and_they_had_the_presets_of_today(script: Any) -> None:
+    benchmark = script("benchmark_control")
+    tasks = benchmark.load_tasks()
+    results = benchmark.load_results(RESULTS, list(tasks))
+    page = _without_intervals(PAGE.read_text(encoding="utf-8"))
+    for task, about in tasks.items():
+        rows = [r for r in results if r.task == task]
+        if rows:
+            text = _without_intervals(script("control_report").task_tables(rows, about))
+            assert f"<!-- control: {task} -->\n\n{text}\n\n<!-- end -->" in page
+    for path in RESULTS.glob("*/*.json"):
+        run = json.loads(path.read_text(encoding="utf-8"))
+        if run["method"] not in benchmark.PEERS:
+            now = json.loads(json.dumps(benchmark.settings_of(run["method"], run["task"])))
+            assert run["settings"] == now, path
