@@ -23,7 +23,7 @@ def test_every_entry_makes_a_config_that_ends(algo: str, entry: str) -> None:
 
 @pytest.mark.parametrize("algo", ALGORITHMS)
 def test_every_algorithm_has_the_same_entries(algo: str) -> None:
-    # what is quicker at a risk was looked for with NRES alone
+    # what is quicker at a risk was looked for with NRES and FullES alone
     others = [entry for entry in preset_entries("nres") if not entry.startswith("quick-")]
     if algo == "ars":  # not among what the NRES paper ran
         others = [entry for entry in others if not entry.startswith("paper-")]
