@@ -32,7 +32,7 @@ def machine() -> dict[str, Any]:
     return {
         "processor": _processor(),
         "usable processors": usable_cpus(),
-        "system": platform.platform(),
+        "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "packages": found,
     }

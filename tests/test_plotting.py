@@ -109,6 +109,9 @@ def test_a_logarithmic_axis_and_time(tmp_path: Path) -> None:
     axes = draw([time]).axes[0]
     assert axes.get_xlabel() == "wall time, min"
     assert axes.xaxis.get_major_formatter()(600, 0) == "10"
+    texts = [label.get_text() for label in axes.get_xticklabels()]
+    assert len(texts) > 3
+    assert all(text.isdecimal() for text in texts)
 
 
 def test_names_that_cannot_be_written_are_refused(tmp_path: Path) -> None:
