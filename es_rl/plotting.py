@@ -205,7 +205,7 @@ def _draw_panel(
 
 
 def _label_x(axes: Axes, panel: Panel, log_x: bool) -> None:
-    from matplotlib.ticker import EngFormatter, FuncFormatter, MaxNLocator
+    from matplotlib.ticker import EngFormatter, FixedLocator, FuncFormatter, MaxNLocator
 
     last = max((float(band.x[-1]) for band in panel.bands.values()), default=1.0)
     first = min((float(band.x[0]) for band in panel.bands.values()), default=0.0)
@@ -219,7 +219,7 @@ def _label_x(axes: Axes, panel: Panel, log_x: bool) -> None:
         axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x / seconds:g}"))
         if axes.get_xscale() == "linear":  # round numbers of the unit, not of seconds
             ticks = MaxNLocator(7, steps=[1, 2, 5, 10]).tick_values(0, last / seconds)
-            axes.set_xticks([tick * seconds for tick in ticks if tick * seconds <= last * 1.02])
+            axes.xaxis.set_major_locator(FixedLocator(seconds * ticks))
         return
     axes.set_xlabel(_X_LABELS[panel.axis])
     axes.xaxis.set_major_formatter(EngFormatter(sep="" if last < 1e9 else " "))
