@@ -45,8 +45,9 @@ SETTINGS = Path(__file__).with_name("control_tasks.yaml")
 DOCS = Path(__file__).parent.parent / "docs"
 KINDS = ("", "mlp", "quick")
 """Of presets: those of a task, and what others begin with, such as mlp-Hopper-v4."""
+SETTINGS_GROUPS = ("Estimator", "Optimiser", "Policy")
+"""Of options, those which a run's figures depend on."""
 METHODS = "nres,pes,fulles,ars,sb3-ars,sb3-ppo,sb3-sac"
-_SETTINGS = ("Estimator", "Optimiser", "Policy")
 QUICK = {"tasks": "InvertedPendulum-v4", "methods": "fulles,sb3-ars", "seeds": 2, "budget": 1_000,
          "judgements": 2}  # fmt: skip
 
@@ -127,7 +128,7 @@ def settings_of(method: str, task: str) -> dict[str, Any]:
     return {
         name: values[name]
         for name, option in OPTIONS.items()
-        if option.group in _SETTINGS and values.get(name) is not None
+        if option.group in SETTINGS_GROUPS and values.get(name) is not None
     }
 
 
@@ -180,8 +181,14 @@ def load_results(out: Path, tasks: Sequence[str]) -> list[Result]:
 
 
 def with_tables(page: str, tables: Mapping[str, str]) -> str:
-    """Return a page with each task's table where it says `<!-- control: TASK -->`."""
+    """Return a page with each task's table where it says `<!-- control: TASK -->`.
+
+    Ends the program if it does not say so for one of them.
+    """
     for task, text in tables.items():
+        marker = f"<!-- control: {task} -->"
+        if marker not in page:
+            sys.exit(f"--publish: docs/control.md has no lines {marker} and <!-- end -->; add them")
         page = renewed(page, f"control: {task}", text)
     return page
 
@@ -201,14 +208,17 @@ def main() -> None:
     parser.add_argument("--judgements", type=int, help="evaluations of a run; default: 20")
     parser.add_argument("--threads", type=int, help="of our runs; default: all processors")
     parser.add_argument("--report", action="store_true", help="run nothing, tell what is there")
-    parser.add_argument("--pictures", help="folder to draw learning curves into")
-    parser.add_argument(
+    drawn = parser.add_mutually_exclusive_group()
+    drawn.add_argument("--pictures", help="folder to draw learning curves into")
+    drawn.add_argument(
         "--publish", action="store_true", help="renew the tables and pictures of docs/control.md"
     )
     parser.add_argument(
         "--quick", action="store_true", help="one small task and budget, to see that all works"
     )
     options = parser.parse_args()
+    if options.publish and options.quick:
+        parser.error("--publish --quick: a quick run is too small to be published")
     usual = (
         QUICK
         if options.quick

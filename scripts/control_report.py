@@ -67,12 +67,17 @@ def task_tables(results: Sequence[Result], about: Mapping[str, Any]) -> str:
         results: one or more runs of the task.
         about: its entry of control_tasks.yaml.
     """
-    methods = sorted({r.method for r in results}, key=lambda m: (m.startswith("sb3"), m))
-    groups = {m: [r for r in results if r.method == m] for m in methods}
+    groups = _by_method(results)
     parts = [_rewards(groups, about["budget"]), _reached(groups, about["thresholds"])]
     if "published" in about:
         parts.append(_published(about["published"]))
     return "\n\n".join(parts)
+
+
+def _by_method(results: Sequence[Result]) -> dict[str, list[Result]]:
+    """Return the runs of each method, ours first."""
+    methods = sorted({r.method for r in results}, key=lambda m: (m.startswith("sb3"), m))
+    return {m: [r for r in results if r.method == m] for m in methods}
 
 
 def _rewards(groups: Mapping[str, Sequence[Result]], budget: int) -> str:
@@ -160,8 +165,7 @@ def pictures(
     written = []
     for task, about in tasks.items():
         rows = [r for r in results if r.task == task]
-        methods = sorted({r.method for r in rows}, key=lambda m: (m.startswith("sb3"), m))
-        groups = [Group(m, task, [_curve(r) for r in rows if r.method == m]) for m in methods]
+        groups = [Group(m, task, [_curve(r) for r in runs]) for m, runs in _by_method(rows).items()]
         if not groups:
             continue
         panels, _ = make_panels(

@@ -186,8 +186,20 @@ def test_every_task_is_an_environment_with_a_preset_and_settings_for_every_peer(
 
 def test_published_tables_stand_where_the_page_says_and_nothing_else_changes(script: Any) -> None:
     page = "before\n<!-- control: T -->\n\nold\n\n<!-- end -->\nafter\n"
-    done = script("benchmark_control").with_tables(page, {"T": "| new |", "elsewhere": "x"})
+    with_tables = script("benchmark_control").with_tables
+    done = with_tables(page, {"T": "| new |"})
     assert done == "before\n<!-- control: T -->\n\n| new |\n\n<!-- end -->\nafter\n"
+    with pytest.raises(SystemExit, match="no lines <!-- control: elsewhere -->"):
+        with_tables(page, {"T": "| new |", "elsewhere": "x"})
+
+
+@pytest.mark.parametrize("other", [["--quick"], ["--pictures", "pictures"]])
+def test_what_cannot_be_published_is_refused(
+    script: Any, monkeypatch: pytest.MonkeyPatch, other: list[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["benchmark_control.py", "--publish", *other])
+    with pytest.raises(SystemExit):
+        script("benchmark_control").main()
 
 
 def _without_intervals(text: str) -> str:
@@ -200,6 +212,7 @@ def test_the_page_shows_the_committed_runs_and_they_had_the_presets_of_today(scr
     tasks = benchmark.load_tasks()
     results = benchmark.load_results(RESULTS, list(tasks))
     page = _without_intervals(PAGE.read_text(encoding="utf-8"))
+    assert set(re.findall("<!-- control: (.*) -->", page)) == {r.task for r in results}
     for task, about in tasks.items():
         rows = [r for r in results if r.task == task]
         if rows:
