@@ -219,7 +219,7 @@ def _label_x(axes: Axes, panel: Panel, log_x: bool) -> None:
         axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x / seconds:g}"))
         if axes.get_xscale() == "linear":  # round numbers of the unit, not of seconds
             ticks = MaxNLocator(7, steps=[1, 2, 5, 10]).tick_values(0, last / seconds)
-            axes.xaxis.set_major_locator(FixedLocator(seconds * ticks))
+            axes.xaxis.set_major_locator(FixedLocator([seconds * float(tick) for tick in ticks]))
         return
     axes.set_xlabel(_X_LABELS[panel.axis])
     axes.xaxis.set_major_formatter(EngFormatter(sep="" if last < 1e9 else " "))
