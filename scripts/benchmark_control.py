@@ -43,7 +43,7 @@ from es_rl.options import ALGORITHMS, OPTIONS
 
 SETTINGS = Path(__file__).with_name("control_tasks.yaml")
 DOCS = Path(__file__).parent.parent / "docs"
-KINDS = ("", "mlp", "quick")
+KINDS = ("", "mlp", "quick", "parallel")
 """Of presets: those of a task, and what others begin with, such as mlp-Hopper-v4."""
 SETTINGS_GROUPS = ("Estimator", "Optimiser", "Policy")
 """Of options, those which a run's figures depend on."""

@@ -8,6 +8,9 @@ import pytest
 from es_rl.config_layers import preset_entries, resolve
 from es_rl.options import ALGORITHMS, BUDGETS, ConfigError
 
+# presets for one aim, looked for with some algorithms alone
+AIMS = ("quick-", "parallel-")
+
 
 def entries() -> list[tuple[str, str]]:
     return [(algo, entry) for algo in ALGORITHMS for entry in preset_entries(algo)]
@@ -23,11 +26,10 @@ def test_every_entry_makes_a_config_that_ends(algo: str, entry: str) -> None:
 
 @pytest.mark.parametrize("algo", ALGORITHMS)
 def test_every_algorithm_has_the_same_entries(algo: str) -> None:
-    # what is quicker at a risk was looked for with NRES and FullES alone
-    others = [entry for entry in preset_entries("nres") if not entry.startswith("quick-")]
+    others = [entry for entry in preset_entries("nres") if not entry.startswith(AIMS)]
     if algo == "ars":  # not among what the NRES paper ran
         others = [entry for entry in others if not entry.startswith("paper-")]
-    own = [entry for entry in preset_entries(algo) if not entry.startswith("quick-")]
+    own = [entry for entry in preset_entries(algo) if not entry.startswith(AIMS)]
     assert own == others
     assert "default" in preset_entries(algo)
 
@@ -40,7 +42,9 @@ def test_an_environment_without_an_entry_takes_the_default(algo: str) -> None:
 
 def test_entries_are_environments_default_or_papers() -> None:
     for _, entry in entries():
-        env = entry.removeprefix("paper-").removeprefix("mlp-").removeprefix("quick-")
+        env = entry
+        for prefix in ("paper-", "mlp-", *AIMS):
+            env = env.removeprefix(prefix)
         assert entry == "default" or env in gym.registry
 
 
@@ -76,9 +80,17 @@ def test_a_preset_file_must_know_the_environment(tmp_path: pytest.TempPathFactor
         resolve({"env": "Hopper-v5", "algo": "nres"}, preset=file)
 
 
-def test_the_quick_entry_is_taken_by_its_name_alone() -> None:
+@pytest.mark.parametrize("aim", AIMS)
+def test_an_entry_for_one_aim_is_taken_by_its_name_alone(aim: str) -> None:
     chosen = {"env": "Swimmer-v4", "algo": "nres"}
     assert resolve(chosen).preset == "nres.yaml: Swimmer-v4"
-    quick = resolve(chosen, preset="quick-Swimmer-v4")
-    assert quick.preset == "nres.yaml: quick-Swimmer-v4"
-    assert (quick.config.staggering, quick.config.noise) == ("lockstep", "orthogonal")
+    taken = resolve(chosen, preset=f"{aim}Swimmer-v4")
+    assert taken.preset == f"nres.yaml: {aim}Swimmer-v4"
+    assert (taken.config.staggering, taken.config.noise) == ("lockstep", "orthogonal")
+
+
+def test_the_entry_for_many_cores_needs_fewer_steps_one_after_another() -> None:
+    chosen = {"env": "Swimmer-v4", "algo": "nres"}
+    quick, parallel = (resolve(chosen, preset=f"{aim}Swimmer-v4").config for aim in AIMS)
+    assert parallel.unroll_length < quick.unroll_length
+    assert parallel.n_pairs > quick.n_pairs
