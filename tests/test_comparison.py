@@ -128,9 +128,9 @@ def test_the_best_pairs_of_a_preset_stay_the_same_share(tmp_path: Path) -> None:
         return config.n_pairs, config.top_pairs, made.notes
 
     assert top() == (
-        4, 3, ["ars keeps the best 3 of its 4 pairs, about the share of its preset's 30 of 40"],
+        4, 1, ["ars keeps the best 1 of its 4 pairs, about the share of its preset's 12 of 40"],
     )  # fmt: skip
-    assert top(n_pairs=400) == (40, 30, [])
+    assert top(n_pairs=400) == (40, 12, [])
     assert top(own_settings={"ars": {"top_pairs": 2}}) == (4, 2, [])
     assert top(n_pairs=10)[:2] == (1, 1)
 
