@@ -122,7 +122,12 @@ import resource, sys
 def limit():
     # room for the interpreter and what is loaded, and for nothing like what the file claims
     size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (size + (256 << 20),) * 2)
+    # the soft limit alone: without CAP_SYS_RESOURCE the hard one could not be raised again
+    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+    soft = size + (256 << 20)
+    if hard != resource.RLIM_INFINITY:
+        soft = min(soft, hard)
+    resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 from es_rl.config_layers import load_config
 from es_rl.policies import load_policy
 from es_rl.checkpoint import load_checkpoint
