@@ -6,7 +6,8 @@ the deterministic policy from the same start states, seeds apart from training, 
 in total steps. Evaluation is on nobody's clock.
 
 Each run is a file; what is there is not run again, so that a benchmark which was interrupted goes
-on with the same command, and several processes may share a folder: each run is done by one.
+on with the same command, one of our own runs from its last evaluation; and several processes may
+share a folder: each run is done by one.
 
     python scripts/benchmark_control.py --out runs/control --tasks Swimmer-v4 --seeds 5
     python scripts/benchmark_control.py --out runs/control --report --pictures pictures
@@ -33,7 +34,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import yaml
 from control_report import Result, pictures, task_tables
-from control_runs import PEERS, run_ours, run_peer
+from control_runs import PEERS, OtherRunError, run_ours, run_peer
 from reproductions.publication import renewed
 from results import machine
 
@@ -146,7 +147,11 @@ def train(
         options = options_of(plan.method, plan.task)
         settings = settings_of(plan.method, plan.task)
         given = {**options, "threads": threads}
-        run = run_ours(plan.task, given, plan.seed, plan.budget, n_judgements)
+        kept = plan.path.with_suffix(".npz")
+        try:
+            run = run_ours(plan.task, given, plan.seed, plan.budget, n_judgements, kept)
+        except OtherRunError as error:
+            sys.exit(f"--out: {error}")
     return {
         "task": plan.task,
         "method": plan.method,

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import gymnasium as gym
 from stopwatch import Stopwatch
 
 from es_rl.assembly import assemble
+from es_rl.checkpoint import load_checkpoint, save_checkpoint
 from es_rl.config_layers import resolve
 from es_rl.envs.making import make_env
 from es_rl.evaluation import evaluate_on_task
+from es_rl.trainer import Trainer
 
-__all__ = ["PEERS", "Judgement", "Run", "run_ours", "run_peer"]
+__all__ = ["PEERS", "Judgement", "OtherRunError", "Run", "run_ours", "run_peer"]
 
 EPISODES = 10
 EVALUATION_SEED = 20_000
 PEERS = {"sb3-ars": "ars", "sb3-ppo": "ppo", "sb3-sac": "sac"}
 """Names of the peers in results, and their entries in control_tasks.yaml."""
+
+_FREE_OPTIONS = ("threads", "total_steps")
+"""What may differ where an interrupted run goes on: its figures do not depend on it."""
 
 _ALGORITHM_ONLY = ("normalize", "n_envs", "default", "log_std_init", "ortho_init", "activation",
                    "net_arch")  # fmt: skip
@@ -75,9 +82,14 @@ class Run:
         return {name: list(column) for name, column in zip(Judgement._fields, columns, strict=True)}
 
 
+class OtherRunError(ValueError):
+    """What an interrupted run left behind does not fit the run that is to go on from it."""
+
+
 def run_ours(
-    env_id: str, options: Mapping[str, Any], seed: int, budget: int, n_judgements: int
-) -> Run:
+    env_id: str, options: Mapping[str, Any], seed: int, budget: int, n_judgements: int,
+    kept: Path | None = None,
+) -> Run:  # fmt: skip
     """Train as `es-rl train ENV --algo ...` does with these options.
 
     Args:
@@ -86,15 +98,28 @@ def run_ours(
         seed: of the run.
         budget: total steps.
         n_judgements: evaluations, the last at the end.
+        kept: file (.npz) that holds the run at its last judgement until it is over. If it is there,
+            the run goes on from it, to the same figures.
+
+    Raises:
+        OtherRunError: if `kept` is of a run with other settings or other distances of judgements.
     """
     given = {**options, "env": env_id, "seed": seed, "total_steps": budget}
     preset = given.pop("preset", None)
-    with assemble(resolve(given, preset=preset).config) as made:
+    config = resolve(given, preset=preset).config
+    with assemble(config) as made:
         trainer = made.trainer
         # compile and load everything, so that the clock sees a warm cache
         evaluate_on_task(made.eval_task, trainer.theta, n_episodes=1)
         run = Run(budget, n_judgements)
+        about = {
+            "config": {k: v for k, v in config.to_dict().items() if k not in _FREE_OPTIONS},
+            "distance": budget / n_judgements,
+        }
+        if kept is not None and kept.exists():
+            _go_on(kept, about, trainer, run)
         trainer.start()
+        run.watch.go()
         is_over = False
         while not is_over:
             trainer.update()
@@ -106,8 +131,24 @@ def run_ours(
                     normalizer=trainer.estimator.normalizer,
                 ).mean  # fmt: skip
                 run.add(trainer.total_steps, trainer.sequential_steps, reward)
+                if kept is not None:
+                    save_checkpoint(kept, trainer, {**about, "judgements": run.judgements})
                 run.watch.go()
+    if kept is not None:
+        kept.unlink()
     return run
+
+
+def _go_on(kept: Path, about: Mapping[str, Any], trainer: Trainer, run: Run) -> None:
+    extra, state = load_checkpoint(kept)
+    if any(extra.get(name) != json.loads(json.dumps(value)) for name, value in about.items()):
+        raise OtherRunError(
+            f"{kept}: is of a run with other settings or evaluations at other distances; go on "
+            "with those, or remove it"
+        )
+    trainer.load_state_dict(state)
+    run.judgements[:] = [Judgement(*row) for row in extra["judgements"]]
+    run.watch.elapsed = run.judgements[-1].seconds
 
 
 class _OutOfBudget(Exception):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import json
 import re
 import sys
@@ -130,7 +131,9 @@ def test_a_run_that_is_there_is_not_run_again(
     trained: list[tuple[str, int]] = []
     runs = script("control_runs")
 
-    def train(env_id: str, options: Any, seed: int, budget: int, n_judgements: int) -> Any:
+    def train(
+        env_id: str, options: Any, seed: int, budget: int, n_judgements: int, kept: Path
+    ) -> Any:
         trained.append((options["algo"], seed))
         if len(trained) == 3 and not (tmp_path / "again").exists():
             raise KeyboardInterrupt
@@ -152,6 +155,46 @@ def test_a_run_that_is_there_is_not_run_again(
     stored = json.loads((tmp_path / "runs/Swimmer-v4/nres-seed1.json").read_text())
     assert stored["reward"] == [7.0]
     assert stored["options"] == {"algo": "nres"}
+
+
+def test_an_interrupted_run_goes_on_to_the_same_figures(
+    script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = script("control_runs")
+    options = {"algo": "nres", "threads": 1, "n_pairs": 2, "unroll_length": 10}
+    whole = runs.run_ours("InvertedPendulum-v4", options, 0, 800, 4, tmp_path / "whole.npz")
+    assert not (tmp_path / "whole.npz").exists()
+    add = runs.Run.add
+
+    def interrupt(self: Any, *seen: Any) -> None:
+        if len(self.judgements) == 2:
+            raise KeyboardInterrupt
+        add(self, *seen)
+
+    kept = tmp_path / "kept.npz"
+    monkeypatch.setattr(runs.Run, "add", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        runs.run_ours("InvertedPendulum-v4", options, 0, 800, 4, kept)
+    monkeypatch.setattr(runs.Run, "add", add)
+    with pytest.raises(runs.OtherRunError, match="other settings"):
+        runs.run_ours("InvertedPendulum-v4", {**options, "sigma": 0.2}, 0, 800, 4, kept)
+    with pytest.raises(runs.OtherRunError, match="other distances"):
+        runs.run_ours("InvertedPendulum-v4", options, 0, 800, 8, kept)
+    steps: list[int] = []
+    start = runs.Trainer.start
+    monkeypatch.setattr(
+        runs.Trainer, "start", lambda self: (steps.append(self.total_steps), start(self))
+    )
+    ahead = runs.run_ours("InvertedPendulum-v4", options, 0, 800, 4, kept)
+    assert steps[0] == whole.judgements[1].total_steps, "it began anew"
+    assert not kept.exists()
+
+    def figures(run: Any) -> list[tuple[int, int, float]]:
+        return [(j.total_steps, j.sequential_steps, j.reward) for j in run.judgements]
+
+    assert len(figures(whole)) == 4
+    assert figures(ahead) == figures(whole)
+    assert all(a.seconds <= b.seconds for a, b in itertools.pairwise(ahead.judgements))
 
 
 def test_a_peer_runs_with_its_own_budget_and_ours_with_the_tasks(
