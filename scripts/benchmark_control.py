@@ -44,7 +44,7 @@ from es_rl.options import ALGORITHMS, OPTIONS
 
 SETTINGS = Path(__file__).with_name("control_tasks.yaml")
 DOCS = Path(__file__).parent.parent / "docs"
-KINDS = ("", "mlp", "quick", "parallel")
+KINDS = ("", "mlp", "quick", "parallel", "best")
 """Of presets: those of a task, and what others begin with, such as mlp-Hopper-v4."""
 SETTINGS_GROUPS = ("Estimator", "Optimiser", "Policy")
 """Of options, those which a run's figures depend on."""
@@ -91,7 +91,7 @@ def make_plans(
     for seed in seeds:
         for task, about in tasks.items():
             for method in methods:
-                steps = about["budget"]
+                steps = about.get("budgets", {}).get(method, about["budget"])
                 if method in PEERS:
                     steps = about["peer_budgets"][PEERS[method]]
                 steps = steps if budget is None else min(budget, steps)

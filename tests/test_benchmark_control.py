@@ -201,12 +201,15 @@ def test_a_peer_runs_with_its_own_budget_and_ours_with_the_tasks(
     script: Any, tmp_path: Path
 ) -> None:
     benchmark = script("benchmark_control")
-    tasks = {"T": {"budget": 1000, "peer_budgets": {"sac": 50}}}
+    tasks: dict[str, dict[str, Any]] = {"T": {"budget": 1000, "peer_budgets": {"sac": 50}}}
     plans = benchmark.make_plans(tmp_path, tasks, ["nres", "sb3-sac"], [0, 1], None)
     assert [(p.method, p.seed, p.budget) for p in plans] == [
         ("nres", 0, 1000), ("sb3-sac", 0, 50), ("nres", 1, 1000), ("sb3-sac", 1, 50),
     ]  # fmt: skip
     assert [p.budget for p in benchmark.make_plans(tmp_path, tasks, ["nres"], [0], 10)] == [10]
+    tasks["T"]["budgets"] = {"nres-best": 5000}
+    plans = benchmark.make_plans(tmp_path, tasks, ["nres", "nres-best"], [0], None)
+    assert [p.budget for p in plans] == [1000, 5000]
 
 
 @pytest.mark.parametrize("name", ["sb3-td3", "nres-cnn", "es"])

@@ -9,7 +9,7 @@ from es_rl.config_layers import preset_entries, resolve
 from es_rl.options import ALGORITHMS, BUDGETS, ConfigError
 
 # presets for one aim, looked for with some algorithms alone
-AIMS = ("quick-", "parallel-")
+AIMS = ("quick-", "parallel-", "best-")
 
 
 def entries() -> list[tuple[str, str]]:
@@ -32,6 +32,11 @@ def test_every_algorithm_has_the_same_entries(algo: str) -> None:
     own = [entry for entry in preset_entries(algo) if not entry.startswith(AIMS)]
     assert own == others
     assert "default" in preset_entries(algo)
+
+
+def test_gpes_without_a_period_of_its_own_is_nres_and_has_its_entries() -> None:
+    own = preset_entries("gpes")
+    assert own == {name: value for name, value in preset_entries("nres").items() if name in own}
 
 
 @pytest.mark.parametrize("algo", ALGORITHMS)
@@ -86,11 +91,12 @@ def test_an_entry_for_one_aim_is_taken_by_its_name_alone(aim: str) -> None:
     assert resolve(chosen).preset == "nres.yaml: Swimmer-v4"
     taken = resolve(chosen, preset=f"{aim}Swimmer-v4")
     assert taken.preset == f"nres.yaml: {aim}Swimmer-v4"
-    assert (taken.config.staggering, taken.config.noise) == ("lockstep", "orthogonal")
+    assert taken.config.noise == "orthogonal"
+    assert resolve(chosen).config.noise == "gaussian"
 
 
 def test_the_entry_for_many_cores_needs_fewer_steps_one_after_another() -> None:
     chosen = {"env": "Swimmer-v4", "algo": "nres"}
-    quick, parallel = (resolve(chosen, preset=f"{aim}Swimmer-v4").config for aim in AIMS)
+    quick, parallel = (resolve(chosen, preset=f"{aim}Swimmer-v4").config for aim in AIMS[:2])
     assert parallel.unroll_length < quick.unroll_length
     assert parallel.n_pairs > quick.n_pairs
