@@ -141,7 +141,7 @@ def run_ours(
 
 def _go_on(kept: Path, about: Mapping[str, Any], trainer: Trainer, run: Run) -> None:
     extra, state = load_checkpoint(kept)
-    if any(extra.get(name) != json.loads(json.dumps(value)) for name, value in about.items()):
+    if any(json.dumps(extra.get(name)) != json.dumps(value) for name, value in about.items()):
         raise OtherRunError(
             f"{kept}: is of a run with other settings or evaluations at other distances; go on "
             "with those, or remove it"
