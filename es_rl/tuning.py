@@ -151,7 +151,9 @@ class Study(LockedFolder):
             "env_kwargs": dict(env_kwargs or {}),
             "import_modules": tuple(import_modules),
         }
-        if "learning_rate" not in self._given:
+        if "learning_rate" not in self._given and not any(
+            dimension.option == "lr_schedule" for dimension in searched
+        ):
             # a preset's schedule goes with the preset's own rate
             self._given.setdefault("lr_schedule", "constant")
         values = dict(self._given)

@@ -257,6 +257,17 @@ def test_chosen_directions_replace_the_usual_ones(tmp_path: Path) -> None:
         }  # fmt: skip
 
 
+def test_a_schedule_is_searched_beside_a_rate(tmp_path: Path) -> None:
+    words = ("lr_schedule=linear:5:0.1;linear:9:0.1", "learning_rate=0.1:0.2")
+    chosen = [read_dimension(word) for word in words]
+    with Study(str(tmp_path), "Swimmer-v4", "nres", searched=chosen, **SMALL) as study:
+        study.run(1, 1)
+    (trial,) = journal(tmp_path).trials
+    config, _ = load_config(tmp_path / "trial-0000" / f"seed{FIRST_SEED}" / "config.yaml")
+    assert config.lr_schedule == trial.params["lr_schedule"]
+    assert config.lr_schedule in ("linear:5:0.1", "linear:9:0.1")
+
+
 @pytest.mark.parametrize(
     ("algo", "fixed", "words", "reason"),
     [
