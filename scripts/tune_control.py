@@ -131,6 +131,7 @@ def main() -> None:
         "--quick", action="store_true", help="the first search, tiny, to see that all works"
     )
     options = parser.parse_args()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     searches = list(load_searches())
     tasks = _asked(options.tasks, {s.task for s in searches}, "--tasks")
     methods = _asked(options.methods, {s.method for s in searches}, "--methods")
