@@ -37,6 +37,7 @@ DPI = 150
 
 _STYLES = ("-", "--", ":", "-.")
 _X_LABELS = {"total": "environment steps in training", "sequential": "sequential steps"}
+_FEW_LABELS = 6  # intervals of more lie over one another, and are drawn fainter
 _MARKED_POINTS = 30  # curves of at most so many points show where they were evaluated
 _DATES = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {}}
 
@@ -186,7 +187,10 @@ def _draw_panel(
             label=label, linewidth=1.6,
         )  # fmt: skip
         if band.n_runs > 1:
-            axes.fill_between(band.x, band.low, band.high, color=colour, alpha=0.18, linewidth=0)
+            axes.fill_between(
+                band.x, band.low, band.high, color=colour, linewidth=0,
+                alpha=0.18 if len(labels) <= _FEW_LABELS else 0.08,
+            )  # fmt: skip
     for threshold in panel.thresholds:
         axes.axhline(threshold, color="0.35", linewidth=1, linestyle=(0, (4, 3)), zorder=1)
         if is_last:  # beside the axes, where no curve is
@@ -215,6 +219,8 @@ def _label_x(axes: Axes, panel: Panel, log_x: bool) -> None:
         axes.set_xlim(left=0, right=last * 1.02 or 1.0)
     if panel.axis == "time":
         unit, seconds = ("s", 1) if last < 300 else ("min", 60) if last < 18_000 else ("h", 3600)
+        if axes.get_xscale() == "log":  # its ticks are powers of ten, of seconds
+            unit, seconds = "s", 1
         axes.set_xlabel(f"wall time, {unit}")
         axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x / seconds:g}"))
         if axes.get_xscale() == "linear":  # round numbers of the unit, not of seconds

@@ -17,7 +17,7 @@ from es_rl.plotting import draw, make_panels, save_figure
 __all__ = ["Result", "pictures", "task_tables"]
 
 _SHARES = (0.2, 0.5, 1.0)  # of the task's budget, at which rewards are told
-_LOGARITHMIC_FROM = 5  # times the shortest run's steps in the longest: short ones stay readable
+_LOGARITHMIC_FROM = 5  # times the shortest run's steps or seconds in the longest's
 
 
 class Result(NamedTuple):
@@ -172,8 +172,9 @@ def pictures(
             groups, ("total", "sequential", "time"), {task: about["thresholds"]}
         )
         path = os.path.join(folder, f"{task}.png")
-        ends = [r.total[-1] for r in rows]
-        save_figure(draw(panels, log_x=max(ends) > _LOGARITHMIC_FROM * min(ends)), path)
+        ends = ([r.total[-1] for r in rows], [r.seconds[-1] for r in rows])
+        log_x = any(max(x) > _LOGARITHMIC_FROM * min(x) for x in ends)
+        save_figure(draw(panels, log_x=log_x), path)
         written.append(path)
     return written
 

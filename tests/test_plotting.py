@@ -109,6 +109,9 @@ def test_a_logarithmic_axis_and_time(tmp_path: Path) -> None:
     axes = draw([time]).axes[0]
     assert axes.get_xlabel() == "wall time, min"
     assert axes.xaxis.get_major_formatter()(600, 0) == "10"
+    logarithmic = draw([time], log_x=True).axes[0]
+    assert logarithmic.get_xlabel() == "wall time, s"
+    assert logarithmic.xaxis.get_major_formatter()(100, 0) == "100"
     texts = [label.get_text() for label in axes.get_xticklabels()]
     assert len(texts) > 3
     assert all(text.isdecimal() for text in texts)
