@@ -153,9 +153,11 @@ class RunFolder(LockedFolder):
             ConfigError: if the folder is in use or cannot be written.
         """
         path = os.path.normpath(path)
+        # asked for first: a folder that comes after the check is another run's, and has its lock
+        was_there = os.path.isdir(path)
         cls.check_new(path)
         try:
-            if os.path.isdir(path):
+            if was_there:
                 return cls._begin_in(path, config, about)
             _make_folder_with(path, _CONFIG, dump_config(config, about))
         except OSError as error:

@@ -135,6 +135,24 @@ def test_runs_without_a_folder_of_their_own_get_one_each(
     assert len(os.listdir(tmp_path)) == 4
 
 
+def test_a_run_that_begins_while_another_chooses_a_folder_keeps_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check, others = RunFolder.check_new, []
+
+    def check_slowly(path: str) -> None:
+        check(path)
+        if not others:  # after the first look, and before the folder is made
+            others.append(path)
+            others.append(RunFolder.create(path, config(), {}))
+
+    monkeypatch.setattr(RunFolder, "check_new", check_slowly)
+    monkeypatch.setattr(run_folder, "default_run_dir", lambda c: default_run_dir(c, str(tmp_path)))
+    monkeypatch.setattr(run_folder.time, "strftime", lambda _: "now")
+    with RunFolder.create_anew(config(), {}) as folder, others[1] as other:
+        assert (other.path, folder.path) == (others[0], f"{others[0]}-2")
+
+
 def test_what_a_kill_in_the_first_moment_leaves_is_in_nobodys_way(tmp_path: Path) -> None:
     path = tmp_path / "run"
     path.mkdir()
