@@ -218,12 +218,16 @@ def _label_x(axes: Axes, panel: Panel, log_x: bool) -> None:
     else:
         axes.set_xlim(left=0, right=last * 1.02 or 1.0)
     if panel.axis == "time":
-        unit, seconds = ("s", 1) if last < 300 else ("min", 60) if last < 18_000 else ("h", 3600)
-        if axes.get_xscale() == "log":  # its ticks are powers of ten, of seconds
-            unit, seconds = "s", 1
+        # ticks of a logarithmic axis are powers of ten, of seconds
+        is_linear = axes.get_xscale() == "linear"
+        unit, seconds = (
+            ("s", 1) if last < 300 or not is_linear
+            else ("min", 60) if last < 18_000
+            else ("h", 3600)
+        )  # fmt: skip
         axes.set_xlabel(f"wall time, {unit}")
         axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x / seconds:g}"))
-        if axes.get_xscale() == "linear":  # round numbers of the unit, not of seconds
+        if is_linear:  # round numbers of the unit, not of seconds
             ticks = MaxNLocator(7, steps=[1, 2, 5, 10]).tick_values(0, last / seconds)
             axes.xaxis.set_major_locator(FixedLocator([seconds * float(tick) for tick in ticks]))
         return

@@ -151,9 +151,8 @@ class Study(LockedFolder):
             "env_kwargs": dict(env_kwargs or {}),
             "import_modules": tuple(import_modules),
         }
-        if "learning_rate" not in self._given and not any(
-            dimension.option == "lr_schedule" for dimension in searched
-        ):
+        searched_names = {dimension.option for dimension in searched}
+        if "learning_rate" not in self._given and "lr_schedule" not in searched_names:
             # a preset's schedule goes with the preset's own rate
             self._given.setdefault("lr_schedule", "constant")
         values = dict(self._given)

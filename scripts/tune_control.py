@@ -29,6 +29,7 @@ from optuna.trial import TrialState
 from results import machine
 
 from es_rl.files import write_text
+from es_rl.options import shown
 
 TUNING = Path(__file__).with_name("tuning")
 SEARCHES = TUNING / "searches.yaml"
@@ -53,16 +54,10 @@ class Search(NamedTuple):
         if kind:
             fixed["policy"] = kind
         for name, value in fixed.items():
-            words += ["--set", f"{name}={_word(value)}"]
+            words += ["--set", f"{name}={shown(value)}"]
         for name, value in self.about["search"].items():
             words += ["--search", f"{name}={value}"]
         return words
-
-
-def _word(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def load_searches() -> Iterator[Search]:

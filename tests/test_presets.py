@@ -95,6 +95,7 @@ def test_an_entry_for_one_aim_is_taken_by_its_name_alone(aim: str, staggering: s
     taken = resolve(chosen, preset=f"{aim}Swimmer-v4")
     assert taken.preset == f"nres.yaml: {aim}Swimmer-v4"
     assert (taken.config.staggering, taken.config.noise) == (staggering, "orthogonal")
+    assert resolve(chosen).config.noise == "gaussian"
 
 
 def test_the_entry_for_many_cores_needs_fewer_steps_one_after_another() -> None:
