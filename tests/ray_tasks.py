@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import time
 from pathlib import Path
@@ -26,20 +27,23 @@ class PausingTask(LoopTask):
     """Once, in the window that θ[2] = 0.75 marks, says so in a file of `folder` and waits.
 
     Args:
-        folder: holds one file for each process that has paused, with its process's number.
+        folder: holds one file for each process that has paused, with its process's number, and
+            held by it as long as it waits.
         most: how many processes pause.
-        seconds: how long they do.
     """
 
-    def __init__(self, folder, most=1, seconds=60.0):
+    def __init__(self, folder, most=1):
         super().__init__(EndingSystem, 11)
-        self.folder, self.most, self.seconds = Path(folder), most, seconds
+        self.folder, self.most = Path(folder), most
 
     def unroll(self, rows, thetas, n_steps):
         # the mean of a pair's two rows is θ itself
         if abs(np.mean(thetas[:2, 2]) - 0.75) < 1e-9 and len(self.paused(self.folder)) < self.most:
-            (self.folder / f"{os.getpid()}").touch()
-            time.sleep(self.seconds)
+            name = f"{os.getpid()}"
+            with (self.folder.parent / name).open("w") as mine:
+                fcntl.flock(mine, fcntl.LOCK_EX)
+                os.rename(mine.name, self.folder / name)
+                _wait_for(lambda: _end_of(self.folder).exists(), 60.0)
         return super().unroll(rows, thetas, n_steps)
 
     @staticmethod
@@ -50,8 +54,36 @@ class PausingTask(LoopTask):
 
 def paused(folder, n=1):
     """Wait until n processes have paused; return them."""
-    deadline = time.monotonic() + 120
-    while len(found := PausingTask.paused(folder)) < n:
-        assert time.monotonic() < deadline, "nothing paused"
+    assert _wait_for(lambda: len(PausingTask.paused(folder)) >= n, 120.0), "nothing paused"
+    return PausingTask.paused(folder)
+
+
+def go_on_without_the_dead(folder):
+    """Wait until one of those that paused is dead, and end the pause of the others."""
+    assert _wait_for(lambda: not all(map(_is_held, folder.iterdir())), 120.0), "none is dead"
+    _end_of(folder).touch()
+
+
+def _is_held(path):
+    """Whether the process that made this file still waits."""
+    with path.open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def _end_of(folder):
+    """The file, beside the folder, whose existence ends the pause."""
+    return Path(f"{folder}.end")
+
+
+def _wait_for(is_so, seconds):
+    """Whether it was so within that time."""
+    deadline = time.monotonic() + seconds
+    while not is_so():
+        if time.monotonic() > deadline:
+            return False
         time.sleep(0.02)
-    return found
+    return True
