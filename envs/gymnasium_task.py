@@ -22,6 +22,7 @@ from es_rl.envs.gymnasium_rows import (
 )
 from es_rl.envs.gymnasium_worker import RowsSpec
 from es_rl.envs.making import close_env
+from es_rl.envs.mujoco.integrators import make_with
 from es_rl.envs.mujoco.quiet import quiet
 from es_rl.envs.worker_pool import LocalRows, WorkerPool, usable_cpus
 from es_rl.normalization import RowNormalizers
@@ -66,6 +67,8 @@ class GymnasiumTask:
             environments.
         step_timeout: seconds that one step or reset may take before its worker is stopped and
             the row is named; None for no limit.
+        integrator: one of `es_rl.envs.mujoco.integrators.INTEGRATORS` to simulate with in place of
+            the model's own; None for the environment as it is.
         **env_kwargs: passed to `gymnasium.make`.
 
     Raises:
@@ -82,6 +85,7 @@ class GymnasiumTask:
         n_workers: int | None = None,
         import_modules: Sequence[str] = (),
         step_timeout: float | None = None,
+        integrator: str | None = None,
         **env_kwargs: Any,
     ) -> None:
         if n_workers is not None and n_workers < 0:
@@ -111,6 +115,9 @@ class GymnasiumTask:
             policy.check_fits(env, self.env_id)
         finally:
             close_env(env, self.env_id)
+        if integrator is not None:
+            make_env = functools.partial(make_with, make_env, integrator, self.env_id)
+            close_env(make_env(), self.env_id)
         self.name = self.env_id
         self.num_params = policy.num_params
         self.horizon = None if spec is None else spec.max_episode_steps

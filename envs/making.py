@@ -28,7 +28,9 @@ __all__ = [
 ENGINES = ("auto", "native", "gymnasium")
 """Names of the engines; "auto" is native where that reproduces the environment exactly."""
 
-OWN_ARGUMENTS = ("engine", "n_threads", "n_workers", "step_timeout", "import_modules")
+OWN_ARGUMENTS = (
+    "engine", "integrator", "n_threads", "n_workers", "step_timeout", "import_modules",
+)  # fmt: skip
 """Keyword arguments of `make_task` and `GymnasiumTask` that no environment can be given."""
 
 _NOT_MAKEABLE = {"Pusher-v4": "needs mujoco<3 and cannot run here: use Pusher-v5"}
@@ -114,6 +116,7 @@ def make_task(
     engine: str = "auto",
     n_threads: int | None = None,
     step_timeout: float | None = None,
+    integrator: str | None = None,
     **env_kwargs: Any,
 ) -> MujocoTask | GymnasiumTask:
     """Return an `UnrolledTask` that unrolls `policy` on an environment.
@@ -130,16 +133,23 @@ def make_task(
         step_timeout: seconds that one step or reset of the environment itself may take before its
             worker is stopped and the row is named; None for no limit. The native engine's steps
             are bounded work.
+        integrator: one of `es_rl.envs.mujoco.integrators.INTEGRATORS` to simulate with in place of
+            the model's own, which makes it another system; None for the environment as it is.
         **env_kwargs: passed to `gymnasium.make`.
 
     Raises:
         ValueError: if `engine` or `env_id` is unknown, the environment does not take
-            `env_kwargs`, the policy does not fit, or "native" cannot reproduce the environment.
+            `env_kwargs`, the policy does not fit, "native" cannot reproduce the environment, or
+            there is no such integrator.
     """
     if engine not in ENGINES:
         raise ValueError(f"engine={engine!r}: choose one of {', '.join(ENGINES)}")
     env = make_env(env_id, **env_kwargs)
     try:
+        if integrator is not None:
+            from es_rl.envs.mujoco.integrators import set_integrator
+
+            set_integrator(env, env_id, integrator)
         policy.check_fits(env, env_id)
         if engine != "gymnasium":
             from es_rl.envs.mujoco.check import NotReproducedError
@@ -158,5 +168,6 @@ def make_task(
     from es_rl.envs.gymnasium_task import GymnasiumTask
 
     return GymnasiumTask(
-        env_id, policy, n_workers=n_threads, step_timeout=step_timeout, **env_kwargs
-    )
+        env_id, policy, n_workers=n_threads, step_timeout=step_timeout, integrator=integrator,
+        **env_kwargs,
+    )  # fmt: skip

@@ -119,7 +119,7 @@ def assemble(config: TrainConfig) -> Assembly:
         check_memory(config, policy.num_params, config.engine)
     # all processors of this machine, whatever each worker has
     threads = None if config.engine == "ray" else config.threads
-    eval_task = _make_task(replace(config, threads=threads), policy)
+    eval_task = _make_task(replace(config, threads=threads, integrator=None), policy)
     trainer = _make_trainer(config, policy, task)
     if eval_task.horizon is None:
         eval_task.horizon = config.horizon
@@ -153,6 +153,7 @@ def _make_task(config: TrainConfig, policy: Policy) -> UnrolledTask:
             engine="auto" if config.engine == "ray" else config.engine,
             n_threads=config.threads,
             step_timeout=config.step_timeout,
+            integrator=config.integrator,
             **config.env_kwargs,
         )
     except (ValueError, gym.error.Error) as error:

@@ -58,6 +58,7 @@ class TrainConfig:
     unroll_length: int | None
     noise_period: int | None
     horizon: int | None
+    integrator: str | None
     sigma: float
     staggering: str | None
     shaping: str

@@ -223,6 +223,13 @@ OPTIONS: Mapping[str, Option] = {
         "T: steps of a training episode; default: the environment's limit.",
         optional=True,
     ),
+    "integrator": Option(
+        Choice(("euler", "implicit", "implicitfast", "rk4")),
+        _ESTIMATOR,
+        "MuJoCo's integrator in training; default: the model's own, which evaluation always has. "
+        "euler takes a third to a quarter of the time of the Runge-Kutta of most tasks.",
+        optional=True,
+    ),
     "sigma": Option(
         Real(above=0),
         _ESTIMATOR,

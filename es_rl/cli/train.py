@@ -63,6 +63,7 @@ def train(
     unroll_length: Annotated[_Text, _option("unroll_length")] = None,
     noise_period: Annotated[_Text, _option("noise_period")] = None,
     horizon: Annotated[_Text, _option("horizon")] = None,
+    integrator: Annotated[_Text, _option("integrator")] = None,
     sigma: Annotated[_Text, _option("sigma")] = None,
     staggering: Annotated[_Text, _option("staggering")] = None,
     shaping: Annotated[_Text, _option("shaping")] = None,

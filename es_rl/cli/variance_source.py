@@ -261,7 +261,7 @@ def _at_saved_policy(request: Request) -> Subject:
     try:
         task = make_task(
             request.name, source.policy, engine=request.engine, n_threads=request.threads,
-            **source.env_kwargs,
+            integrator=config.integrator, **source.env_kwargs,
         )  # fmt: skip
     except ValueError as error:
         raise ConfigError(f"TASK {request.name}: {error}") from None

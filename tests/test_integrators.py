@@ -1,0 +1,147 @@
+"""Training with another integrator of MuJoCo's: whose bits it has, and that evaluation has none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import mujoco
+import numpy as np
+import pytest
+from numpy.testing import assert_array_equal
+
+import es_rl
+from es_rl import run
+from es_rl.assembly import assemble
+from es_rl.config_layers import load_config, resolve
+from es_rl.envs import make_task
+from es_rl.envs.making import make_env
+from es_rl.envs.mujoco.integrators import INTEGRATORS
+from es_rl.options import OPTIONS, ConfigError
+from es_rl.tasks import State
+
+SEED = 7
+
+
+def policy_for(env_id: str) -> es_rl.LinearPolicy:
+    env = make_env(env_id)
+    env.close()
+    return es_rl.LinearPolicy(env.observation_space, env.action_space, clip_actions=True)
+
+
+def window_of(env_id: str, steps: int, **options: Any) -> tuple[float, int]:
+    """Return (sum of losses, steps taken) of a window of one row."""
+    policy = policy_for(env_id)
+    theta = policy.initial_theta(0.5, seed=1)
+    with make_task(env_id, policy, n_threads=1, **options) as task:
+        task.allocate(1)
+        task.reset(np.zeros(1, np.int64), np.array([SEED], np.uint64))
+        result = task.unroll(np.zeros(1, np.int64), theta[None], np.array([steps]))
+    return float(result.loss_sum[0]), int(result.steps_taken[0])
+
+
+def window_in_python(env_id: str, steps: int, integrator: int) -> tuple[float, int]:
+    """The same by the environment itself, whose model was changed by hand."""
+    policy = policy_for(env_id)
+    theta = policy.initial_theta(0.5, seed=1)
+    env = make_env(env_id)
+    env.unwrapped.model.opt.integrator = integrator  # type: ignore[attr-defined]
+    observation, _ = env.reset(seed=SEED)
+    loss, taken, terminated = 0.0, 0, False
+    while taken < steps and not terminated:
+        observation, reward, terminated, _, _ = env.step(policy.act(theta, observation))
+        loss -= float(reward)
+        taken += 1
+    env.close()
+    return loss, taken
+
+
+@pytest.mark.parametrize("integrator", INTEGRATORS)
+@pytest.mark.parametrize(
+    "env_id", ["Humanoid-v4", "Humanoid-v5", "Ant-v4", "Hopper-v5", "HalfCheetah-v4", "Reacher-v5"]
+)
+def test_both_engines_have_the_bits_of_the_environment_with_that_integrator(
+    env_id: str, integrator: str
+) -> None:
+    expected = window_in_python(env_id, 40, INTEGRATORS[integrator])
+    assert window_of(env_id, 40, engine="native", integrator=integrator) == expected
+    if integrator == "euler":
+        assert window_of(env_id, 40, engine="gymnasium", integrator=integrator) == expected
+
+
+@pytest.mark.parametrize("env_id", ["Humanoid-v4", "Ant-v5", "Swimmer-v4"])
+def test_the_models_own_integrator_by_name_changes_nothing_and_another_does(env_id: str) -> None:
+    env = make_env(env_id)
+    own = env.unwrapped.model.opt.integrator  # type: ignore[attr-defined]
+    env.close()
+    assert own == mujoco.mjtIntegrator.mjINT_RK4
+    plain = window_of(env_id, 30)
+    assert window_of(env_id, 30, integrator="rk4") == plain
+    assert window_of(env_id, 30, integrator="euler") != plain
+
+
+def test_copies_and_saved_states_of_the_gymnasium_engine_keep_the_integrator() -> None:
+    policy = policy_for("Hopper-v4")
+    theta = policy.initial_theta(0.5, seed=1)
+    row, other = np.zeros(1, np.int64), np.ones(1, np.int64)
+    results: list[float] = []
+    state: State = {}
+    for is_resumed in (False, True):
+        with make_task(
+            "Hopper-v4", policy, engine="gymnasium", n_threads=0, integrator="euler"
+        ) as task:
+            task.allocate(2)
+            if is_resumed:
+                task.set_state(state)
+            else:
+                task.reset(row, np.array([SEED], np.uint64))
+                task.unroll(row, theta[None], np.array([4]))
+                task.copy_rows(row, other)
+                state = task.get_state()
+            for rows in (row, other):
+                results.append(task.unroll(rows, theta[None], np.array([9])).loss_sum[0])
+    assert len(set(results)) == 1
+
+
+@pytest.mark.parametrize("engine", ["auto", "gymnasium"])
+def test_what_cannot_be_is_refused_by_name(engine: str) -> None:
+    with pytest.raises(ValueError, match=r"integrator='eular': choose one of euler, implicit"):
+        make_task("Hopper-v4", policy_for("Hopper-v4"), engine=engine, integrator="eular")
+    env = make_env("CartPole-v1")
+    policy = es_rl.LinearPolicy(env.observation_space, env.action_space)
+    with pytest.raises(ValueError, match=r"integrator='euler': CartPole-v1 does not simulate"):
+        make_task("CartPole-v1", policy, engine=engine, integrator="euler")
+    given = {"env": "CartPole-v1", "algo": "nres", "integrator": "euler", "engine": engine}
+    with pytest.raises(ConfigError, match=r"--integrator euler: CartPole-v1 does not simulate"):
+        assemble(resolve(given).config)
+
+
+def test_the_option_has_the_integrators_there_are() -> None:
+    assert OPTIONS["integrator"].kind.choices == tuple(INTEGRATORS)  # type: ignore[attr-defined]
+
+
+GIVEN = {"env": "Hopper-v4", "algo": "fulles", "integrator": "euler", "n_pairs": 2, "sigma": 0.05,
+         "horizon": 30, "updates": 2, "eval_every": 0, "eval_episodes": 1, "threads": 1,
+         "tensorboard": False}  # fmt: skip
+
+
+def test_training_has_it_and_evaluation_the_models_own(tmp_path: Path) -> None:
+    folder = str(tmp_path / "run")
+    result = run.train(resolve(GIVEN).config, folder)
+    assert result.final is not None
+    stored, _ = load_config(f"{folder}/config.yaml")
+    assert stored.integrator == "euler"
+    policy = es_rl.load_policy(f"{folder}/policy.npz")
+    alone = es_rl.evaluate(policy, "Hopper-v4", n_episodes=20, seed=1_000_000_000)
+    assert alone.mean == result.final.mean
+    own = run.train(resolve({**GIVEN, "integrator": None}).config, str(tmp_path / "own"))
+    assert own.total_steps != result.total_steps or own.final != result.final
+    with (
+        assemble(stored) as made,
+        assemble(resolve({**GIVEN, "engine": "gymnasium"}).config) as twin,
+    ):
+        gradients = []
+        for one in (made, twin):
+            one.trainer.start()
+            gradients.append(one.trainer.estimator.estimate(one.trainer.theta).gradient)
+    assert_array_equal(*gradients)
