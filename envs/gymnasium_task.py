@@ -116,7 +116,7 @@ class GymnasiumTask:
         finally:
             close_env(env, self.env_id)
         if integrator is not None:
-            make_env = functools.partial(make_with, make_env, integrator, self.env_id)
+            make_env = functools.partial(make_with, integrator, make_env, self.env_id)
             close_env(make_env(), self.env_id)
         self.name = self.env_id
         self.num_params = policy.num_params

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import gymnasium as gym
 import mujoco
+
+from es_rl.envs.making import close_env
 
 __all__ = ["INTEGRATORS", "make_with", "set_integrator"]
 
@@ -40,9 +43,17 @@ def set_integrator(env: gym.Env[Any, Any], env_id: str, integrator: str) -> None
 
 
 def make_with(
-    make: Any, integrator: str, env_id: str, /, *args: Any, **env_kwargs: Any
+    integrator: str, make: Callable[[], gym.Env[Any, Any]], env_id: str
 ) -> gym.Env[Any, Any]:
-    """Return `make(*args, **env_kwargs)` with another integrator; a function for workers."""
-    env: gym.Env[Any, Any] = make(*args, **env_kwargs)
-    set_integrator(env, env_id, integrator)
+    """Return `make()` with another integrator; in a `functools.partial` it can be sent to workers.
+
+    Raises:
+        ValueError: as `set_integrator` does.
+    """
+    env = make()
+    try:
+        set_integrator(env, env_id, integrator)
+    except ValueError:
+        close_env(env, env_id)
+        raise
     return env
