@@ -7,7 +7,7 @@ import importlib
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -119,8 +119,11 @@ def assemble(config: TrainConfig) -> Assembly:
         check_memory(config, policy.num_params, config.engine)
     # all processors of this machine, whatever each worker has
     threads = None if config.engine == "ray" else config.threads
-    eval_task = _make_task(replace(config, threads=threads, integrator=None), policy)
+    own = replace(config, threads=threads, integrator=None, integrator_steps=None)
+    eval_task = _make_task(own, policy)
     trainer = _make_trainer(config, policy, task)
+    if config.integrator_steps is not None:
+        trainer.before_update = _integrator_change(config, task, eval_task)
     if eval_task.horizon is None:
         eval_task.horizon = config.horizon
     return Assembly(config, policy, task, eval_task, trainer)
@@ -211,6 +214,25 @@ def _make_trainer(config: TrainConfig, policy: Policy, task: UnrolledTask) -> Tr
     except ValueError as error:
         raise _translated(error, f"--algo {config.algo}") from error
     return Trainer(estimator, optimizer, theta)
+
+
+def _integrator_change(
+    config: TrainConfig, task: UnrolledTask, eval_task: UnrolledTask
+) -> Callable[[int], None]:
+    """Return what gives `task` its integrator of the time, by the run's total steps so far."""
+    limit = config.integrator_steps
+    assert limit is not None
+    if not (isinstance(task, MujocoTask) and isinstance(eval_task, MujocoTask)):
+        raise ConfigError(
+            f"--integrator-steps {limit}: only the native engine changes it under way, which does "
+            f"not run {config.env}; leave it out"
+        )
+    first, own = task.engine.integrator, eval_task.engine.integrator
+
+    def change(total_steps: int) -> None:
+        task.engine.integrator = first if total_steps < limit else own
+
+    return change
 
 
 def _ray_estimator(config: TrainConfig, policy: Policy, options: Mapping[str, Any]) -> RayEstimator:

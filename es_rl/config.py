@@ -59,6 +59,7 @@ class TrainConfig:
     noise_period: int | None
     horizon: int | None
     integrator: str | None
+    integrator_steps: int | None
     sigma: float
     staggering: str | None
     shaping: str
@@ -120,6 +121,8 @@ class TrainConfig:
                     f"{flag(name)} {shown(getattr(self, name))}: applies to --engine ray alone; "
                     "add that, or leave it out"
                 )
+        if self.integrator_steps is not None:
+            self._check_integrator_steps()
         if self.top_pairs is not None and self.top_pairs > self.n_pairs:
             raise ConfigError(
                 f"--top-pairs {self.top_pairs}: there are only {self.n_pairs}; give at most that, "
@@ -155,6 +158,19 @@ class TrainConfig:
             raise ConfigError(
                 f"--observation-clip {self.observation_clip:g}: only normalised observations are "
                 "clipped; add --normalize-observations, or leave it out"
+            )
+
+    def _check_integrator_steps(self) -> None:
+        option = f"--integrator-steps {self.integrator_steps}"
+        if self.integrator is None:
+            raise ConfigError(
+                f"{option}: there is no other integrator to begin with; add --integrator, such as "
+                "euler, or leave it out"
+            )
+        if self.engine in ("gymnasium", "ray"):
+            raise ConfigError(
+                f"{option}: only the native engine in this process changes it under way; leave out "
+                f"--engine {self.engine}, or give --integrator for the whole run"
             )
 
     def _check_unroll_range(self, unroll_range: tuple[int, int]) -> None:

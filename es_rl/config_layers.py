@@ -250,6 +250,8 @@ def _merge(layers: list[_Layer], algo: str) -> dict[str, Any]:
         optimizer = values.get("optimizer")
         if layer.values.get("optimizer", optimizer) != optimizer:
             values.pop("momentum", None)
+        if "integrator" in layer.values:
+            values.pop("integrator_steps", None)
         values.update(layer.values)
         origin.update(dict.fromkeys(layer.values, layer))
     for name in list(values):

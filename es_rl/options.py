@@ -230,6 +230,12 @@ OPTIONS: Mapping[str, Option] = {
         "euler takes a third to a quarter of the time of the Runge-Kutta of most tasks.",
         optional=True,
     ),
+    "integrator_steps": Option(
+        Integer(1, MAX_STEPS),
+        _ESTIMATOR,
+        "Total steps after which training goes on with the model's own integrator; default: never.",
+        optional=True,
+    ),
     "sigma": Option(
         Real(above=0),
         _ESTIMATOR,

@@ -59,6 +59,10 @@ class GradientSource(Protocol):
         """Go on exactly where the estimator stood that gave `state`."""
 
 
+def _nothing(total_steps: int) -> None:
+    """Leave everything as it is."""
+
+
 Callback = Callable[["Trainer", UpdateRecord], "bool | None"]
 
 
@@ -76,6 +80,9 @@ class Trainer:
         sequential_steps: steps that had to happen one after another, the start included.
         total_steps: environment steps really executed, the start included.
         episodes: episodes (of pairs) that ended.
+        before_update: called with the total steps so far before every update, and before the
+            start: for what a run changes under way. It must depend on them alone, so that a run
+            that was interrupted goes on alike.
     """
 
     def __init__(
@@ -84,12 +91,14 @@ class Trainer:
         self.estimator, self.optimizer = estimator, optimizer
         self.theta = np.array(theta, np.float64)
         self.updates = self.sequential_steps = self.total_steps = self.episodes = 0
+        self.before_update: Callable[[int], None] = _nothing
         self._started = False
 
     def start(self) -> None:
         """Make the step-unlocked start, and charge it; nothing if training has begun already."""
         if self._started:
             return
+        self.before_update(self.total_steps)
         cost = self.estimator.reset(self.theta)
         self._started = True
         self._charge(cost.sequential_steps, cost.total_steps, cost.episodes)
@@ -109,6 +118,7 @@ class Trainer:
                 both are then as before.
         """
         self.start()
+        self.before_update(self.total_steps)
         estimate = self.estimator.estimate(self.theta)
         theta = self.theta.copy()
         self.optimizer.step(theta, estimate.gradient)

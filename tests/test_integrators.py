@@ -13,8 +13,8 @@ from numpy.testing import assert_array_equal
 import es_rl
 from es_rl import run
 from es_rl.assembly import assemble
-from es_rl.config_layers import load_config, resolve
-from es_rl.envs import make_task
+from es_rl.config_layers import continued, load_config, resolve
+from es_rl.envs import MujocoTask, make_task
 from es_rl.envs.making import make_env
 from es_rl.envs.mujoco.integrators import INTEGRATORS
 from es_rl.options import OPTIONS, ConfigError
@@ -145,3 +145,84 @@ def test_training_has_it_and_evaluation_the_models_own(tmp_path: Path) -> None:
             one.trainer.start()
             gradients.append(one.trainer.estimator.estimate(one.trainer.theta).gradient)
     assert_array_equal(*gradients)
+
+
+def test_rows_go_on_with_another_integrator_from_one_call_to_the_next() -> None:
+    policy = policy_for("Humanoid-v4")
+    theta = policy.initial_theta(0.5, seed=1)
+    row = np.zeros(1, np.int64)
+    env = make_env("Humanoid-v4")
+    model = env.unwrapped.model  # type: ignore[attr-defined]
+    with make_task("Humanoid-v4", policy, n_threads=1, integrator="euler") as task:
+        assert isinstance(task, MujocoTask)
+        task.allocate(1)
+        task.reset(row, np.array([SEED], np.uint64))
+        observation, _ = env.reset(seed=SEED)
+        for integrator in (INTEGRATORS["euler"], INTEGRATORS["rk4"], INTEGRATORS["euler"]):
+            model.opt.integrator = task.engine.integrator = int(integrator)
+            loss = 0.0
+            for _ in range(5):
+                observation, reward, *_ = env.step(policy.act(theta, observation))
+                loss -= float(reward)
+            assert task.unroll(row, theta[None], np.array([5])).loss_sum[0] == loss
+    env.close()
+
+
+def states_of(given: dict[str, Any], updates: int) -> list[Any]:
+    """Return the states of training after each update, and the total steps before it."""
+    found = []
+    with assemble(resolve({**given, "updates": updates}).config) as made:
+        made.trainer.start()
+        for _ in range(updates):
+            before = made.trainer.total_steps
+            made.trainer.update()
+            found.append((before, made.trainer.theta.copy()))
+    return found
+
+
+@pytest.mark.parametrize("algo", ["fulles", "nres"])
+def test_training_changes_to_the_models_own_where_it_was_told_to(algo: str) -> None:
+    window = {"unroll_length": 10} if algo == "nres" else {}
+    given = {**GIVEN, "algo": algo, **window}
+    euler = states_of(given, 4)
+    limit = euler[2][0]
+    changed = states_of({**given, "integrator_steps": limit}, 4)
+    for (_, one), (_, other) in zip(euler[:2], changed[:2], strict=True):
+        assert_array_equal(one, other)
+    assert not np.array_equal(euler[2][1], changed[2][1])
+    assert_array_equal(states_of({**given, "integrator_steps": limit + 1}, 3)[2][1], euler[2][1])
+
+
+def test_a_run_resumed_on_either_side_of_the_change_ends_alike(tmp_path: Path) -> None:
+    limit = states_of(GIVEN, 4)[2][0]
+    given = {**GIVEN, "integrator_steps": limit, "updates": 5}
+    run.train(resolve(given).config, str(tmp_path / "whole"))
+    truth = (tmp_path / "whole" / "policy.npz").read_bytes()
+    for updates in (2, 3):
+        folder = tmp_path / str(updates)
+        run.train(resolve({**given, "updates": updates}).config, str(folder))
+        stored, _ = load_config(f"{folder}/config.yaml")
+        run.resume(continued(stored, {"updates": 5}, str(folder)), str(folder))
+        assert (folder / "policy.npz").read_bytes() == truth
+
+
+def test_another_integrator_than_the_presets_is_that_of_the_whole_run(tmp_path: Path) -> None:
+    preset = tmp_path / "mine.yaml"
+    preset.write_text("Hopper-v4: {integrator: euler, integrator_steps: 50}\n")
+    given = {**GIVEN, "integrator": "implicit"}
+    assert resolve(given, preset=str(preset)).config.integrator_steps is None
+    del given["integrator"]
+    assert resolve(given, preset=str(preset)).config.integrator_steps == 50
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"integrator": None}, "--integrator-steps 50: there is no other integrator"),
+        ({"engine": "gymnasium"}, "--integrator-steps 50: only the native engine.*--engine gym"),
+        ({"engine": "ray"}, "--integrator-steps 50: only the native engine.*--engine ray"),
+    ],
+)
+def test_a_change_that_cannot_be_made_is_refused(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        resolve({**GIVEN, "integrator_steps": 50, **given})

@@ -105,6 +105,25 @@ class MujocoEngine:
         self._batch: int | None = None
         self._close: Any = None
 
+    @property
+    def integrator(self) -> int:
+        """MuJoCo's number of the integrator; rows may go on with another from one call to the next.
+
+        See `es_rl.envs.mujoco.integrators`.
+        """
+        return int(self._model.opt.integrator)
+
+    @integrator.setter
+    def integrator(self, number: int) -> None:
+        if number == self.integrator:
+            return
+        self._model.opt.integrator = number
+        if self._batch is not None:
+            # the batch has a copy of the model
+            state = self.get_state()
+            self.allocate(self.n_rows)
+            self.set_state(state)
+
     def allocate(self, n_rows: int) -> None:
         """Make room for `n_rows` rows; what earlier ones held is gone.
 

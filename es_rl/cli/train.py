@@ -64,6 +64,7 @@ def train(
     noise_period: Annotated[_Text, _option("noise_period")] = None,
     horizon: Annotated[_Text, _option("horizon")] = None,
     integrator: Annotated[_Text, _option("integrator")] = None,
+    integrator_steps: Annotated[_Text, _option("integrator_steps")] = None,
     sigma: Annotated[_Text, _option("sigma")] = None,
     staggering: Annotated[_Text, _option("staggering")] = None,
     shaping: Annotated[_Text, _option("shaping")] = None,
