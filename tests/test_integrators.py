@@ -8,10 +8,11 @@ from typing import Any
 import mujoco
 import numpy as np
 import pytest
+from command_line import Run
 from numpy.testing import assert_array_equal
 
 import es_rl
-from es_rl import run
+from es_rl import run as runs
 from es_rl.assembly import assemble
 from es_rl.config_layers import continued, load_config, resolve
 from es_rl.envs import MujocoTask, make_task
@@ -127,14 +128,14 @@ GIVEN = {"env": "Hopper-v4", "algo": "fulles", "integrator": "euler", "n_pairs":
 
 def test_training_has_it_and_evaluation_the_models_own(tmp_path: Path) -> None:
     folder = str(tmp_path / "run")
-    result = run.train(resolve(GIVEN).config, folder)
+    result = runs.train(resolve(GIVEN).config, folder)
     assert result.final is not None
     stored, _ = load_config(f"{folder}/config.yaml")
     assert stored.integrator == "euler"
     policy = es_rl.load_policy(f"{folder}/policy.npz")
     alone = es_rl.evaluate(policy, "Hopper-v4", n_episodes=20, seed=1_000_000_000)
     assert alone.mean == result.final.mean
-    own = run.train(resolve({**GIVEN, "integrator": None}).config, str(tmp_path / "own"))
+    own = runs.train(resolve({**GIVEN, "integrator": None}).config, str(tmp_path / "own"))
     assert own.total_steps != result.total_steps or own.final != result.final
     with (
         assemble(stored) as made,
@@ -196,14 +197,30 @@ def test_training_changes_to_the_models_own_where_it_was_told_to(algo: str) -> N
 def test_a_run_resumed_on_either_side_of_the_change_ends_alike(tmp_path: Path) -> None:
     limit = states_of(GIVEN, 4)[2][0]
     given = {**GIVEN, "integrator_steps": limit, "updates": 5}
-    run.train(resolve(given).config, str(tmp_path / "whole"))
+    runs.train(resolve(given).config, str(tmp_path / "whole"))
     truth = (tmp_path / "whole" / "policy.npz").read_bytes()
     for updates in (2, 3):
         folder = tmp_path / str(updates)
-        run.train(resolve({**given, "updates": updates}).config, str(folder))
+        runs.train(resolve({**given, "updates": updates}).config, str(folder))
         stored, _ = load_config(f"{folder}/config.yaml")
-        run.resume(continued(stored, {"updates": 5}, str(folder)), str(folder))
+        runs.resume(continued(stored, {"updates": 5}, str(folder)), str(folder))
         assert (folder / "policy.npz").read_bytes() == truth
+
+
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        ((), "native engine, euler integrator · "),
+        (("--integrator-steps", "50"), "native engine, euler integrator for 50 steps · "),
+    ],
+)
+def test_a_run_says_what_it_trains_with(words: tuple[str, ...], shown: str, run: Run) -> None:
+    outcome = run(
+        "train", "Hopper-v4", "--algo", "fulles", "--integrator", "euler", *words, "--updates", "1",
+        "--n-pairs", "2", "--horizon", "10", "--run-dir", "here", "--no-tensorboard",
+    )  # fmt: skip
+    assert outcome.code == 0
+    assert shown in " ".join((outcome.out + outcome.err).split())
 
 
 def test_another_integrator_than_the_presets_is_that_of_the_whole_run(tmp_path: Path) -> None:

@@ -110,10 +110,11 @@ class _Status:
     def title(self) -> str:
         assert self.config is not None
         c = self.config
-        return (
-            f"{c.env} · {c.algo} · {c.policy} policy · seed {c.seed} · {c.engine} engine · "
-            f"{self.run_dir}"
-        )
+        engine = f"{c.engine} engine"
+        if c.integrator is not None:
+            steps = "" if c.integrator_steps is None else f" for {c.integrator_steps:,} steps"
+            engine += f", {c.integrator} integrator{steps}"
+        return f"{c.env} · {c.algo} · {c.policy} policy · seed {c.seed} · {engine} · {self.run_dir}"
 
     def counts(self) -> str:
         """Return the update that the run stands at, against its budgets."""

@@ -258,10 +258,12 @@ def _at_saved_policy(request: Request) -> Subject:
 
         config, _ = load_config(stored)
         length = config.unroll_length or length
+    # what the run had in the end
+    integrator = config.integrator if config.integrator_steps is None else None
     try:
         task = make_task(
             request.name, source.policy, engine=request.engine, n_threads=request.threads,
-            integrator=config.integrator, **source.env_kwargs,
+            integrator=integrator, **source.env_kwargs,
         )  # fmt: skip
     except ValueError as error:
         raise ConfigError(f"TASK {request.name}: {error}") from None
