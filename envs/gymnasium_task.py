@@ -22,7 +22,7 @@ from es_rl.envs.gymnasium_rows import (
 )
 from es_rl.envs.gymnasium_worker import RowsSpec
 from es_rl.envs.making import close_env
-from es_rl.envs.mujoco.integrators import make_with
+from es_rl.envs.mujoco.integrators import make_with, set_integrator
 from es_rl.envs.mujoco.quiet import quiet
 from es_rl.envs.worker_pool import LocalRows, WorkerPool, usable_cpus
 from es_rl.normalization import RowNormalizers
@@ -113,11 +113,11 @@ class GymnasiumTask:
             self.env_id = type(env.unwrapped).__name__ if spec is None else spec.id
         try:
             policy.check_fits(env, self.env_id)
+            if integrator is not None:
+                set_integrator(env, self.env_id, integrator)
+                make_env = functools.partial(make_with, integrator, make_env, self.env_id)
         finally:
             close_env(env, self.env_id)
-        if integrator is not None:
-            make_env = functools.partial(make_with, integrator, make_env, self.env_id)
-            close_env(make_env(), self.env_id)
         self.name = self.env_id
         self.num_params = policy.num_params
         self.horizon = None if spec is None else spec.max_episode_steps

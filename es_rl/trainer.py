@@ -80,9 +80,9 @@ class Trainer:
         sequential_steps: steps that had to happen one after another, the start included.
         total_steps: environment steps really executed, the start included.
         episodes: episodes (of pairs) that ended.
-        before_update: called with the total steps so far before every update, and before the
-            start: for what a run changes under way. It must depend on them alone, so that a run
-            that was interrupted goes on alike.
+        before_update: called with the total steps so far before every update: for what a
+            run changes under way. It must depend on them alone, so that a run that was
+            interrupted goes on alike.
     """
 
     def __init__(
@@ -98,7 +98,6 @@ class Trainer:
         """Make the step-unlocked start, and charge it; nothing if training has begun already."""
         if self._started:
             return
-        self.before_update(self.total_steps)
         cost = self.estimator.reset(self.theta)
         self._started = True
         self._charge(cost.sequential_steps, cost.total_steps, cost.episodes)

@@ -132,7 +132,8 @@ def _read_what_is_not_there(tmp_path, monkeypatch):
 
 def _go_on_with_and_without_actors(tmp_path):
     given = {"env": "Swimmer-v4", "algo": "pes", "n_pairs": 16, "unroll_length": 10, "horizon": 40,
-             "eval_every": 0, "eval_episodes": 1, "tensorboard": False}  # fmt: skip
+             "integrator": "euler", "eval_every": 0, "eval_episodes": 1,
+             "tensorboard": False}  # fmt: skip
 
     def trained(name, updates, **options):
         path = str(tmp_path / name)

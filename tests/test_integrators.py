@@ -13,6 +13,7 @@ from numpy.testing import assert_array_equal
 
 import es_rl
 from es_rl import run as runs
+from es_rl.agents import FullES
 from es_rl.assembly import assemble
 from es_rl.config_layers import continued, load_config, resolve
 from es_rl.envs import MujocoTask, make_task
@@ -167,6 +168,26 @@ def test_rows_go_on_with_another_integrator_from_one_call_to_the_next() -> None:
                 loss -= float(reward)
             assert task.unroll(row, theta[None], np.array([5])).loss_sum[0] == loss
     env.close()
+
+
+def euler_hopper() -> Any:
+    env = make_env("Hopper-v4")
+    env.unwrapped.model.opt.integrator = INTEGRATORS["euler"]  # type: ignore[attr-defined]
+    return env
+
+
+def test_agents_train_with_the_integrator_of_the_callable_that_makes_the_environment() -> None:
+    thetas = []
+    for env in (euler_hopper, lambda: make_env("Hopper-v4")):
+        for engine in ("native", "gymnasium"):
+            agent = FullES(
+                "LinearPolicy", env, n_pairs=2, horizon=30, seed=1, engine=engine, n_threads=1
+            )
+            agent.learn(200)
+            thetas.append(agent.policy.core.theta.copy())
+    assert_array_equal(thetas[0], thetas[1])
+    assert_array_equal(thetas[2], thetas[3])
+    assert not np.array_equal(thetas[0], thetas[2])
 
 
 def states_of(given: dict[str, Any], updates: int) -> list[Any]:

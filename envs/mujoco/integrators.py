@@ -8,8 +8,6 @@ from typing import Any
 import gymnasium as gym
 import mujoco
 
-from es_rl.envs.making import close_env
-
 __all__ = ["INTEGRATORS", "make_with", "set_integrator"]
 
 INTEGRATORS = {
@@ -48,12 +46,8 @@ def make_with(
     """Return `make()` with another integrator; in a `functools.partial` it can be sent to workers.
 
     Raises:
-        ValueError: as `set_integrator` does.
+        ValueError: as `set_integrator` does, which is to be tried on one environment before.
     """
     env = make()
-    try:
-        set_integrator(env, env_id, integrator)
-    except ValueError:
-        close_env(env, env_id)
-        raise
+    set_integrator(env, env_id, integrator)
     return env
