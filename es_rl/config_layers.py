@@ -175,12 +175,17 @@ def _checked(
     return result
 
 
+def _preset_name(algo: str) -> str:
+    """Return the file of the algorithm's presets; GPES is NRES unless it is given a period."""
+    return "nres.yaml" if algo == "gpes" else f"{algo}.yaml"
+
+
 def preset_entries(algo: str) -> dict[str, dict[str, Any]]:
     """Return the presets that come with the library for one algorithm, by entry."""
-    file = resources.files("es_rl.presets") / f"{algo}.yaml"
-    with resources.as_file(file) as path:
-        content = _read_yaml(path, f"preset {algo}.yaml")
-    source = f"preset {algo}.yaml"
+    name = _preset_name(algo)
+    source = f"preset {name}"
+    with resources.as_file(resources.files("es_rl.presets") / name) as path:
+        content = _read_yaml(path, source)
     return {
         entry: _checked(values, f"{source}: {entry}", _NOT_IN_PRESETS)
         for entry, values in content.items()
@@ -230,7 +235,7 @@ def _preset_layers(
         near = did_you_mean(entry, packaged) or f"; there are {', '.join(packaged)}"
         raise ConfigError(f"--preset {entry}: no such preset for --algo {algo}{near}")
     layers.append(_Layer(packaged[entry], explicit=False))
-    return layers, f"{algo}.yaml: {entry}"
+    return layers, f"{_preset_name(algo)}: {entry}"
 
 
 def _merge(layers: list[_Layer], algo: str) -> dict[str, Any]:

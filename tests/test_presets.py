@@ -35,14 +35,21 @@ def test_every_algorithm_has_the_same_entries(algo: str) -> None:
 
 
 def test_gpes_without_a_period_of_its_own_is_nres_and_has_its_entries() -> None:
-    own = preset_entries("gpes")
-    assert own == {name: value for name, value in preset_entries("nres").items() if name in own}
+    assert preset_entries("gpes") == preset_entries("nres")
+    resolved = resolve({"env": "Swimmer-v4", "algo": "gpes"})
+    assert resolved.preset == "nres.yaml: Swimmer-v4"
+    assert resolved.config.algo == "gpes"
+    assert resolved.config.noise_period is None
+
+
+def preset_file(algo: str) -> str:
+    return "nres.yaml" if algo == "gpes" else f"{algo}.yaml"
 
 
 @pytest.mark.parametrize("algo", ALGORITHMS)
 def test_an_environment_without_an_entry_takes_the_default(algo: str) -> None:
     resolved = resolve({"env": "Nowhere-v0", "algo": algo})
-    assert resolved.preset == f"{algo}.yaml: default"
+    assert resolved.preset == f"{preset_file(algo)}: default"
 
 
 def test_entries_are_environments_default_or_papers() -> None:
@@ -58,13 +65,14 @@ def test_an_mlp_takes_the_entry_that_was_tuned_for_it(algo: str) -> None:
     for entry, values in preset_entries(algo).items():
         assert entry.startswith("mlp-") <= (values.get("policy") == "mlp")
     chosen = {"env": "HalfCheetah-v4", "algo": algo}
-    assert resolve(chosen).preset == f"{algo}.yaml: HalfCheetah-v4"
+    assert resolve(chosen).preset == f"{preset_file(algo)}: HalfCheetah-v4"
     mlp = resolve({**chosen, "policy": "mlp"})
-    assert mlp.preset == f"{algo}.yaml: mlp-HalfCheetah-v4"
+    assert mlp.preset == f"{preset_file(algo)}: mlp-HalfCheetah-v4"
     assert mlp.config.hidden == preset_entries(algo)["mlp-HalfCheetah-v4"]["hidden"]
     linear = resolve({**chosen, "policy": "linear"})
-    assert linear.preset == f"{algo}.yaml: HalfCheetah-v4"
-    assert resolve({**chosen, "policy": "mlp"}, preset="default").preset == f"{algo}.yaml: default"
+    assert linear.preset == f"{preset_file(algo)}: HalfCheetah-v4"
+    default = resolve({**chosen, "policy": "mlp"}, preset="default")
+    assert default.preset == f"{preset_file(algo)}: default"
 
 
 def test_a_mistyped_preset_gets_the_nearest_names() -> None:
