@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,10 @@ from es_rl.config_layers import continued, load_config, resolve
 from es_rl.envs import MujocoTask, make_task
 from es_rl.envs.making import make_env
 from es_rl.envs.mujoco.integrators import INTEGRATORS
+from es_rl.estimators import ESTIMATORS
 from es_rl.options import OPTIONS, ConfigError
 from es_rl.tasks import State
+from es_rl.variance import measure
 
 SEED = 7
 
@@ -242,6 +245,37 @@ def test_a_run_says_what_it_trains_with(words: tuple[str, ...], shown: str, run:
     )  # fmt: skip
     assert outcome.code == 0
     assert shown in " ".join((outcome.out + outcome.err).split())
+
+
+@pytest.mark.parametrize("change", ["", " --integrator-steps 50"], ids=["euler", "own at the end"])
+def test_the_variance_of_a_trained_policy_is_that_of_what_its_run_ends_with(
+    change: str, run: Run
+) -> None:
+    trained = (
+        f"train Hopper-v4 --algo fulles --integrator euler{change} --n-pairs 2 --horizon 10 "
+        "--updates 2 --eval-episodes 1 --quiet --run-dir r --no-tensorboard"
+    )
+    assert run(*trained.split()).code == 0
+    words = "variance Hopper-v4 --theta r --samples 10 --sigma 0.2 --algos fulles --json"
+    told = run(*words.split())
+    assert told.code == 0, told.err
+    own = bool(change)
+    policy = es_rl.load_policy("r/policy.npz")
+    gradients = []
+    for integrator in ("euler", None):
+        with make_task("Hopper-v4", policy, integrator=integrator) as task:
+            result = measure(
+                ESTIMATORS["fulles"],
+                task,
+                policy.theta,
+                n_samples=10,
+                sigma=0.2,
+                horizon=10,
+                normalizer=policy.normalizer,
+            )
+            gradients.append(result.mean.tolist())
+    assert gradients[0] != gradients[1]
+    assert json.loads(told.out)["estimators"][0]["mean_gradient"] == gradients[own]
 
 
 def test_another_integrator_than_the_presets_is_that_of_the_whole_run(tmp_path: Path) -> None:
