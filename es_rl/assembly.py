@@ -202,7 +202,8 @@ def _make_trainer(config: TrainConfig, policy: Policy, task: UnrolledTask) -> Tr
             options[name] = value
     try:
         schedule = parse_schedule(config.lr_schedule, config.learning_rate)
-        own = {} if config.momentum is None else {"momentum": config.momentum}
+        given = {name: getattr(config, name) for name in ("momentum", "weight_decay")}
+        own = {name: value for name, value in given.items() if value is not None}
         optimizer = make_optimizer(config.optimizer, policy.num_params, schedule, **own)
         assert config.init_scale is not None
         theta = policy.initial_theta(config.init_scale, config.seed)

@@ -72,6 +72,7 @@ class TrainConfig:
     optimizer: str
     learning_rate: float
     momentum: float | None
+    weight_decay: float | None
     lr_schedule: str
     policy: str
     hidden: tuple[int, ...] | None

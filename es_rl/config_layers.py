@@ -254,7 +254,8 @@ def _merge(layers: list[_Layer], algo: str) -> dict[str, Any]:
                     del values[name]
         optimizer = values.get("optimizer")
         if layer.values.get("optimizer", optimizer) != optimizer:
-            values.pop("momentum", None)
+            for name in ("momentum", "weight_decay"):
+                values.pop(name, None)
         if "integrator" in layer.values:
             values.pop("integrator_steps", None)
         values.update(layer.values)

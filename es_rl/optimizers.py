@@ -20,7 +20,10 @@ class Optimizer:
 
     Args:
         num_params: d.
-        learning_rate: a positive number, or a schedule of them.
+        learning_rate: α, a positive number, or a schedule of them.
+        weight_decay: λ. Before each step θ ← (1 - α·λ)·θ, apart from the gradient and what the
+            optimiser makes of it (Loshchilov and Hutter 2019, Algorithms 1 and 2, with λ in units
+            of 1/α as in PyTorch).
 
     Attributes:
         updates: updates made so far; the schedule is asked with this number.
@@ -29,10 +32,20 @@ class Optimizer:
     slots: tuple[str, ...] = ()
     """Names of the (d,) float64 arrays that the optimiser carries from update to update."""
 
-    def __init__(self, num_params: int, learning_rate: float | Schedule) -> None:
+    def __init__(
+        self, num_params: int, learning_rate: float | Schedule, *, weight_decay: float = 0.0
+    ) -> None:
         if not callable(learning_rate):
             learning_rate = constant(_positive("learning_rate", learning_rate))
         self.schedule: Schedule = learning_rate
+        if not (math.isfinite(weight_decay) and weight_decay >= 0):
+            raise ValueError(f"weight_decay={weight_decay}: must be a number of at least 0")
+        if weight_decay and weight_decay * (rate := self.schedule(0)) >= 1:
+            raise ValueError(
+                f"weight_decay={weight_decay}: with a learning rate of {rate:g} must be below "
+                f"{1 / rate:g}, where no parameter outlives an update"
+            )
+        self.weight_decay = weight_decay
         self.updates = 0
         self._slots = {name: np.zeros(num_params) for name in self.slots}
 
@@ -45,8 +58,11 @@ class Optimizer:
         """
         before = {name: value.copy() for name, value in self._slots.items()}
         moved = theta.copy()
+        rate = self.schedule(self.updates)
         with np.errstate(over="ignore", invalid="ignore"):  # looked at below
-            self._apply(moved, gradient, self.schedule(self.updates))
+            if self.weight_decay:
+                moved *= 1.0 - rate * self.weight_decay
+            self._apply(moved, gradient, rate)
         if not all(np.isfinite(values).all() for values in (moved, *self._slots.values())):
             for name, value in before.items():
                 self._slots[name][:] = value
@@ -100,9 +116,14 @@ class Momentum(Optimizer):
     slots = ("velocity",)
 
     def __init__(
-        self, num_params: int, learning_rate: float | Schedule, *, momentum: float = 0.9
+        self,
+        num_params: int,
+        learning_rate: float | Schedule,
+        *,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
     ) -> None:
-        super().__init__(num_params, learning_rate)
+        super().__init__(num_params, learning_rate, weight_decay=weight_decay)
         self.momentum = _fraction("momentum", momentum)
 
     def _apply(
@@ -127,8 +148,9 @@ class Adam(Optimizer):
         beta1: float = 0.9,
         beta2: float = 0.999,
         epsilon: float = 1e-8,
+        weight_decay: float = 0.0,
     ) -> None:
-        super().__init__(num_params, learning_rate)
+        super().__init__(num_params, learning_rate, weight_decay=weight_decay)
         self.beta1, self.beta2 = _fraction("beta1", beta1), _fraction("beta2", beta2)
         self.epsilon = _positive("epsilon", epsilon)
 
@@ -162,8 +184,9 @@ class ClipUp(Optimizer):
         *,
         momentum: float = 0.9,
         max_speed: float | None = None,
+        weight_decay: float = 0.0,
     ) -> None:
-        super().__init__(num_params, learning_rate)
+        super().__init__(num_params, learning_rate, weight_decay=weight_decay)
         self.momentum = _fraction("momentum", momentum)
         self.max_speed = _positive(
             "max_speed", 2.0 * self.schedule(0) if max_speed is None else max_speed

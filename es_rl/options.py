@@ -310,6 +310,13 @@ OPTIONS: Mapping[str, Option] = {
         "Share of its velocity that momentum or clipup keeps, below 1; default: 0.9.",
         optional=True,
     ),
+    "weight_decay": Option(
+        Real(at_least=0),
+        _OPTIMIZER,
+        "Share of the parameters that an update takes away, in units of the learning rate; "
+        "default: 0.",
+        optional=True,
+    ),
     "lr_schedule": Option(
         LearningRateSchedule(),
         _OPTIMIZER,

@@ -195,6 +195,21 @@ def test_another_optimizer_drops_the_preset_momentum(tmp_path: Path) -> None:
         assemble(resolve(given, preset=str(preset)).config)
 
 
+def test_weight_decay_is_the_optimizers_and_dropped_with_the_presets_optimizer(
+    tmp_path: Path,
+) -> None:
+    preset = tmp_path / "p.yaml"
+    preset.write_text("Swimmer-v4: {optimizer: clipup, learning_rate: 0.1, weight_decay: 0.4}\n")
+    config = resolve(SWIMMER, preset=str(preset)).config
+    with assemble(config) as made:
+        assert made.trainer.optimizer.weight_decay == 0.4
+    other = resolve({**SWIMMER, "optimizer": "adam"}, preset=str(preset)).config
+    with assemble(other) as made:
+        assert made.trainer.optimizer.weight_decay == 0.0
+    with pytest.raises(ConfigError, match=r"--weight-decay 10.0: with a learning rate of 0.1 must"):
+        assemble(resolve({**SWIMMER, "weight_decay": 10}, preset=str(preset)).config)
+
+
 def test_another_policy_drops_the_preset_settings_of_the_first(tmp_path: Path) -> None:
     preset = tmp_path / "p.yaml"
     preset.write_text("Swimmer-v4: {policy: mlp, hidden: [8], init_scale: 0.5, sigma: 0.2}\n")

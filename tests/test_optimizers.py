@@ -176,6 +176,73 @@ def test_momentum_is_taken_by_those_that_have_it_and_refused_by_the_others(name)
         make_optimizer(name, 1, 0.1, momentum=0.5)
 
 
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_without_a_gradient_weight_decay_is_a_power_of_what_an_update_leaves(name):
+    optimizer, start = make_optimizer(name, 2, linear(0.5, 4), weight_decay=0.4), [3.0, -0.25]
+    path = _path(optimizer, [[0.0, 0.0]] * 3, start)
+    left = np.cumprod([1 - 0.5 * 0.4, 1 - 0.375 * 0.4, 1 - 0.25 * 0.4])
+    np.testing.assert_allclose(path, np.outer(left, start), rtol=1e-15)
+
+
+@pytest.mark.parametrize(("name", "of_torch"), [("adam", "AdamW"), ("sgd", "SGD")])
+def test_weight_decay_is_pytorchs(name, of_torch):
+    torch = pytest.importorskip("torch")
+    gradients = np.random.default_rng(4).normal(size=(30, 5))
+    theta = np.random.default_rng(5).normal(size=5)
+    ours = _path(make_optimizer(name, 5, 0.03, weight_decay=2.0), gradients, theta)
+    params = torch.nn.Parameter(torch.tensor(theta))
+    peer = getattr(torch.optim, of_torch)([params], lr=0.03, weight_decay=2.0)
+    for gradient, expected in zip(gradients, ours, strict=True):
+        params.grad = torch.tensor(gradient)
+        peer.step()
+        np.testing.assert_allclose(params.detach().numpy(), expected, rtol=1e-12)
+
+
+def test_weight_decay_stays_out_of_the_velocity():
+    # each part alone: the coasting of the velocity is that without decay, θ's shrinking that of θ
+    gradients, rate, decay = [[2.0], [0.0], [-1.0]], 0.1, 3.0
+    plain = np.ravel(_path(Momentum(1, rate, momentum=0.5), gradients, [0.0]))
+    steps = np.diff(plain, prepend=0.0)
+    theta, expected = 1.0, []
+    for step in steps:
+        theta = (1 - rate * decay) * theta + step
+        expected.append(theta)
+    optimizer = Momentum(1, rate, momentum=0.5, weight_decay=decay)
+    np.testing.assert_allclose(np.ravel(_path(optimizer, gradients, [1.0])), expected, rtol=1e-14)
+
+
+def test_under_weight_decay_a_random_walk_has_a_stationary_length():
+    # docs/options.md: squared lengths obey r = (1 - αλ)²·r + s². Seed 0; the squares of 2400
+    # updates count as 24 independent ones of relative deviation √(2/400): 4 standard errors
+    rng, decay, lengths = np.random.default_rng(0), 0.02 * 0.5, []
+    optimizer, theta = ClipUp(400, 0.02, momentum=0.0, weight_decay=0.5), np.zeros(400)
+    for update in range(3000):
+        optimizer.step(theta, rng.normal(size=400))
+        if update >= 600:
+            lengths.append(theta @ theta)
+    expected = 0.02**2 / (1 - (1 - decay) ** 2)
+    assert abs(np.mean(lengths) / expected - 1) < 4 * math.sqrt(2 / 400 / 24)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_no_weight_decay_is_none_to_the_bit(name):
+    gradients = np.random.default_rng(6).normal(size=(10, 4))
+    without = _path(make_optimizer(name, 4, 0.1), gradients, np.ones(4))
+    assert _path(make_optimizer(name, 4, 0.1, weight_decay=0.0), gradients, np.ones(4)) == without
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("value", [-0.1, math.nan, math.inf])
+def test_a_weight_decay_that_is_no_share_is_refused(name, value):
+    with pytest.raises(ValueError, match=f"^weight_decay={value}: must be a number of at least 0"):
+        make_optimizer(name, 3, 0.1, weight_decay=value)
+
+
+def test_a_weight_decay_that_leaves_nothing_is_refused():
+    with pytest.raises(ValueError, match=r"^weight_decay=10: with a learning rate of 0.1 must be "):
+        SGD(3, 0.1, weight_decay=10)
+
+
 def test_an_unknown_optimiser_is_refused_with_the_known_ones():
     with pytest.raises(ValueError, match="optimizer='adma': choose one of sgd, momentum, adam"):
         make_optimizer("adma", 3, 0.1)

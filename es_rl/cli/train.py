@@ -77,6 +77,7 @@ def train(
     optimizer: Annotated[_Text, _option("optimizer")] = None,
     learning_rate: Annotated[_Text, _option("learning_rate")] = None,
     momentum: Annotated[_Text, _option("momentum")] = None,
+    weight_decay: Annotated[_Text, _option("weight_decay")] = None,
     lr_schedule: Annotated[_Text, _option("lr_schedule")] = None,
     policy: Annotated[_Text, _option("policy")] = None,
     hidden: Annotated[_Text, _option("hidden")] = None,
