@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from es_rl.curves import Band, Group, average
+from es_rl.curves import Band, Curve, Group, average
 from es_rl.files import write_bytes
 from es_rl.options import ConfigError
 
@@ -50,12 +50,21 @@ class Panel(NamedTuple):
         axis: key of `es_rl.curves.AXES`.
         bands: by the label of a group, its mean and interval.
         thresholds: rewards to draw lines at.
+        runs: by the label of a group, its single runs where they are drawn too.
     """
 
     env: str
     axis: str
     bands: dict[str, Band]
     thresholds: tuple[float, ...]
+    runs: dict[str, Sequence[Curve]]
+
+    @property
+    def end(self) -> float:
+        """Where the last curve ends."""
+        ends = [float(band.x[-1]) for band in self.bands.values()]
+        ends += [float(run.x[self.axis][-1]) for runs in self.runs.values() for run in runs]
+        return max(ends, default=1.0)
 
 
 def check_picture_name(option: str, path: str) -> None:
@@ -78,6 +87,7 @@ def make_panels(
     axes: Sequence[str],
     thresholds: Mapping[str, Sequence[float]],
     confidence: float = 0.95,
+    each_run: bool = False,
 ) -> tuple[list[Panel], list[str]]:
     """Average every group on every axis.
 
@@ -86,6 +96,8 @@ def make_panels(
         axes: keys of `es_rl.curves.AXES`.
         thresholds: rewards to draw lines at, by environment.
         confidence: level of the intervals.
+        each_run: whether the runs of groups of several are drawn too, also beyond what they have
+            in common.
 
     Returns:
         The panels, environment by environment, and a note for each group that could not be
@@ -94,7 +106,8 @@ def make_panels(
     panels, notes = [], []
     for env in dict.fromkeys(g.env for g in groups):
         for axis in axes:
-            bands = {}
+            bands: dict[str, Band] = {}
+            runs: dict[str, Sequence[Curve]] = {}
             for g in groups:
                 if g.env != env:
                     continue
@@ -106,7 +119,9 @@ def make_panels(
                     )
                 else:
                     bands[g.label] = band
-            panels.append(Panel(env, axis, bands, tuple(thresholds.get(env, ()))))
+                    if each_run and band.n_runs > 1:
+                        runs[g.label] = g.curves
+            panels.append(Panel(env, axis, bands, tuple(thresholds.get(env, ())), runs))
     return panels, notes
 
 
@@ -165,7 +180,8 @@ def _caption(panels: Sequence[Panel], confidence: float) -> str:
     if counts[-1] == 1:
         return "one run each"
     seeds = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    return f"mean of {seeds} seeds, {100 * confidence:g} % bootstrap interval"
+    thin = "; thin: each run" if any(panel.runs for panel in panels) else ""
+    return f"mean of {seeds} seeds, {100 * confidence:g} % bootstrap interval{thin}"
 
 
 def _draw_panel(
@@ -186,6 +202,11 @@ def _draw_panel(
             band.x, band.mean, color=colour, linestyle=style, marker=marker, markersize=3.5,
             label=label, linewidth=1.6,
         )  # fmt: skip
+        for run in panel.runs.get(label, ()):
+            axes.plot(
+                run.x[panel.axis], run.reward, color=colour, linestyle=style, linewidth=0.7,
+                alpha=0.6,
+            )  # fmt: skip
         if band.n_runs > 1:
             axes.fill_between(
                 band.x, band.low, band.high, color=colour, linewidth=0,
@@ -211,7 +232,7 @@ def _draw_panel(
 def _label_x(axes: Axes, panel: Panel, log_x: bool) -> None:
     from matplotlib.ticker import EngFormatter, FixedLocator, FuncFormatter, MaxNLocator
 
-    last = max((float(band.x[-1]) for band in panel.bands.values()), default=1.0)
+    last = panel.end
     first = min((float(band.x[0]) for band in panel.bands.values()), default=0.0)
     if log_x and first > 0:
         axes.set_xscale("log")

@@ -169,14 +169,21 @@ def pictures(
         if not groups:
             continue
         panels, _ = make_panels(
-            groups, ("total", "sequential", "time"), {task: about["thresholds"]}
-        )
+            groups, ("total", "sequential", "time"), {task: about["thresholds"]},
+            each_run=any(_end_apart(g.curves) for g in groups),
+        )  # fmt: skip
         path = os.path.join(folder, f"{task}.png")
         ends = ([r.total[-1] for r in rows], [r.seconds[-1] for r in rows])
         log_x = any(max(x) > _LOGARITHMIC_FROM * min(x) for x in ends)
         save_figure(draw(panels, log_x=log_x), path)
         written.append(path)
     return written
+
+
+def _end_apart(runs: Sequence[Curve]) -> bool:
+    """Return whether some runs end much sooner than others: the mean ends with the first."""
+    ends = [run.x["total"][-1] for run in runs]
+    return bool(max(ends) > 1.5 * min(ends))
 
 
 def _curve(result: Result) -> Curve:

@@ -61,6 +61,31 @@ def test_means_intervals_and_thresholds_are_drawn(panels: list) -> None:  # type
     assert legend.get_title().get_text() == "mean of 1 to 3 seeds, 95 % bootstrap interval"
 
 
+def test_each_run_is_drawn_to_its_own_end(tmp_path: Path) -> None:
+    ends = {0: 2000, 1: 9000, 2: 3000}
+    curves = [
+        read_curve(make_run(tmp_path / f"{seed}", [1.0, seed], [1000, end], seed=seed))
+        for seed, end in ends.items()
+    ]
+    curves.append(read_curve(make_run(tmp_path / "x", [7.0, 8.0], [500, 900], env="Hopper-v5")))
+    groups, _ = group(curves)
+    plain, _ = make_panels(groups, ["total"], {})
+    (axes, alone) = draw(plain).axes
+    assert [len(a.lines) for a in (axes, alone)] == [1, 1]
+    assert axes.get_xlim()[1] < 9000
+    panels, _ = make_panels(groups, ["total"], {}, each_run=True)
+    figure = draw(panels)
+    axes, alone = figure.axes
+    thin = [line for line in axes.lines if line.get_linewidth() < 1]
+    drawn = [np.asarray(line.get_xydata()).tolist() for line in thin]
+    assert drawn == [[[1000, 1.0], [end, seed]] for seed, end in ends.items()]
+    assert axes.get_xlim()[1] > 9000
+    assert len(alone.lines) == 1  # a single run is its own mean
+    (legend,) = figure.legends
+    assert len(legend.get_texts()) == 1
+    assert legend.get_title().get_text().endswith("interval; thin: each run")
+
+
 @pytest.mark.parametrize("extension", ["png", "svg", "pdf"])
 def test_pictures_can_be_opened(panels: list, tmp_path: Path, extension: str) -> None:  # type: ignore[type-arg]
     path = tmp_path / f"picture.{extension}"

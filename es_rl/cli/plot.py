@@ -54,6 +54,12 @@ def plot(
     confidence: Annotated[
         str, typer.Option(metavar="NUMBER", help="Level of the bootstrap intervals.")
     ] = "0.95",
+    each_run: Annotated[
+        bool,
+        typer.Option(
+            "--each-run", help="Draw every run too, thinly, also where the others have ended."
+        ),
+    ] = False,
     log_x: Annotated[bool, typer.Option("--log-x", help="Logarithmic horizontal axis.")] = False,
     title: Annotated[str | None, typer.Option(metavar="TEXT", help="Title.")] = None,
 ) -> None:
@@ -78,7 +84,7 @@ def plot(
             curves.append(read_curve(folder))
             labels.append(label)
     groups, notes = group(curves, labels)
-    panels, more_notes = make_panels(groups, axes, thresholds_of(groups, given), level)
+    panels, more_notes = make_panels(groups, axes, thresholds_of(groups, given), level, each_run)
     for note in [*notes, *more_notes]:
         print(f"note: {note}", file=sys.stderr)
     if not any(panel.bands for panel in panels):
