@@ -229,6 +229,7 @@ def test_no_weight_decay_is_none_to_the_bit(name):
     gradients = np.random.default_rng(6).normal(size=(10, 4))
     without = _path(make_optimizer(name, 4, 0.1), gradients, np.ones(4))
     assert _path(make_optimizer(name, 4, 0.1, weight_decay=0.0), gradients, np.ones(4)) == without
+    assert _path(make_optimizer(name, 4, 0.1, weight_decay=1e-9), gradients, np.ones(4)) != without
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
