@@ -248,6 +248,25 @@ def test_what_cannot_be_published_is_refused(
         script("benchmark_control").main()
 
 
+def test_runs_that_end_apart_are_drawn_to_their_ends(
+    script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report, drawn = script("control_report"), []
+    monkeypatch.setattr(report, "draw", lambda panels, **_: drawn.append(panels))
+    monkeypatch.setattr(report, "save_figure", lambda figure, path: None)
+    x = np.array([10.0, 20.0, 30.0, 40.0])
+    columns = ("total", "sequential", "seconds", "reward")
+    for n in (4, 3, 2):  # the second run's evaluations
+        runs = [
+            make_result(report, seed=seed, **dict.fromkeys(columns, x[:k]))
+            for seed, k in enumerate((4, n))
+        ]
+        report.pictures(runs, {runs[0].task: {"thresholds": []}}, str(tmp_path))
+    assert [[bool(panel.runs) for panel in panels] for panels in drawn] == [
+        [False] * 3, [False] * 3, [True] * 3,
+    ]  # fmt: skip
+
+
 def _without_intervals(text: str) -> str:
     """Leave out the ends of bootstrap intervals, which depend on SciPy's version."""
     return re.sub(r"\[[^\]|]* to [^\]|]*\]", "[]", text)

@@ -150,6 +150,10 @@ def test_plot_draws_runs_by_label_and_folder(run: Run, tmp_path: Path) -> None:
     assert "<!-- nres -->" in drawn
     assert "<!-- threshold 360 -->" in drawn  # Gymnasium's own for Swimmer-v4
     assert "<!-- mean of 3 seeds, 95 % bootstrap interval -->" in drawn
+    assert run("plot", "runs", "-o", "r.svg", "--each-run").code == 0
+    assert "<!-- mean of 3 seeds, 95 % bootstrap interval; thin: each run -->" in (
+        Path("r.svg").read_text()
+    )
     run("plot", "runs/a0", "-o", "q.svg", "--threshold", "5", "--threshold", "7.5")
     other = Path("q.svg").read_text()
     assert "<!-- threshold 7.5 -->" in other
