@@ -13,6 +13,8 @@ from types import TracebackType
 from typing import Any, NamedTuple
 
 import gymnasium as gym
+import numpy as np
+from numpy.typing import NDArray
 
 from es_rl.config import TrainConfig
 from es_rl.distributed import RayEstimator, RayUnavailableError
@@ -21,17 +23,23 @@ from es_rl.environment_check import check_environment, kwargs_given
 from es_rl.envs import MujocoTask, make_task
 from es_rl.envs.making import OWN_ARGUMENTS, close_env
 from es_rl.estimators import ESTIMATORS
+from es_rl.evaluation import Evaluation, evaluate_on_task
 from es_rl.memory_need import check_memory, check_widths
+from es_rl.normalization import Normalizer
 from es_rl.optimizers import make_optimizer
 from es_rl.option_messages import one_line, raised
 from es_rl.options import BUDGETS, ConfigError, flag
 from es_rl.perturbations import usable_cpus
 from es_rl.policies import POLICIES, Policy
 from es_rl.schedules import parse_schedule
+from es_rl.starts import SeveralStarts, start_seed
 from es_rl.tasks import UnrolledTask
 from es_rl.trainer import GradientSource, Trainer
 
 __all__ = ["Assembly", "assemble", "check_environment", "import_all"]
+
+# of the evaluations that starts are judged by, apart from those of a run and of `es-rl evaluate`
+_JUDGED_EPISODES, _JUDGED_SEED = 20, 2_000_000_000
 
 _LIBRARY_ERROR = re.compile(r"([a-z_]+)='?(.*?)'?: (.*)")
 
@@ -121,7 +129,10 @@ def assemble(config: TrainConfig) -> Assembly:
     threads = None if config.engine == "ray" else config.threads
     own = replace(config, threads=threads, integrator=None, integrator_steps=None)
     eval_task = _make_task(own, policy)
-    trainer = _make_trainer(config, policy, task)
+    if config.has_starts:
+        trainer: Trainer = _several_starts(config, policy, task, eval_task)
+    else:
+        trainer = _make_trainer(config, policy, task)
     if config.integrator_steps is not None:
         trainer.before_update = _integrator_change(config, task, eval_task)
     if eval_task.horizon is None:
@@ -215,6 +226,23 @@ def _make_trainer(config: TrainConfig, policy: Policy, task: UnrolledTask) -> Tr
     except ValueError as error:
         raise _translated(error, f"--algo {config.algo}") from error
     return Trainer(estimator, optimizer, theta)
+
+
+def _several_starts(
+    config: TrainConfig, policy: Policy, task: UnrolledTask, eval_task: UnrolledTask
+) -> SeveralStarts:
+    assert config.starts is not None
+    assert config.start_steps is not None
+
+    def make(start: int) -> Trainer:
+        return _make_trainer(replace(config, seed=start_seed(config.seed, start)), policy, task)
+
+    def judge(theta: NDArray[np.float64], normalizer: Normalizer | None) -> Evaluation:
+        return evaluate_on_task(
+            eval_task, theta, n_episodes=_JUDGED_EPISODES, seed=_JUDGED_SEED, normalizer=normalizer
+        )
+
+    return SeveralStarts(make, judge, config.starts, config.start_steps)
 
 
 def _integrator_change(

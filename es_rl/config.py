@@ -74,6 +74,8 @@ class TrainConfig:
     momentum: float | None
     weight_decay: float | None
     lr_schedule: str
+    starts: int | None
+    start_steps: int | None
     policy: str
     hidden: tuple[int, ...] | None
     activation: str | None
@@ -124,6 +126,8 @@ class TrainConfig:
                 )
         if self.integrator_steps is not None:
             self._check_integrator_steps()
+        if self.has_starts or self.start_steps is not None:
+            self._check_starts()
         if self.top_pairs is not None and self.top_pairs > self.n_pairs:
             raise ConfigError(
                 f"--top-pairs {self.top_pairs}: there are only {self.n_pairs}; give at most that, "
@@ -174,6 +178,23 @@ class TrainConfig:
                 f"--engine {self.engine}, or give --integrator for the whole run"
             )
 
+    def _check_starts(self) -> None:
+        if not self.has_starts:
+            raise ConfigError(
+                f"--start-steps {self.start_steps}: there is one start alone, which has all steps; "
+                "add --starts, such as 4, or leave it out"
+            )
+        if self.start_steps is None:
+            raise ConfigError(
+                f"--starts {self.starts}: give --start-steps, the total steps of each before they "
+                "are judged"
+            )
+        if self.engine == "ray":
+            raise ConfigError(
+                f"--starts {self.starts}: needs all pairs in one process; give another --engine, "
+                "or leave it out"
+            )
+
     def _check_unroll_range(self, unroll_range: tuple[int, int]) -> None:
         option = f"--unroll-range {range_text(unroll_range)}"
         if self.engine == "ray":
@@ -216,6 +237,11 @@ class TrainConfig:
     def has_budget(self) -> bool:
         """Whether the run ends by itself without reaching a reward."""
         return self.max_time is not None or any(getattr(self, n) is not None for n in BUDGETS)
+
+    @property
+    def has_starts(self) -> bool:
+        """Whether several trainings begin, of which one goes on."""
+        return self.starts is not None and self.starts > 1
 
     def with_horizon(self, horizon: int | None) -> TrainConfig:
         """Return the config with everything filled in that depends on the task's own horizon.

@@ -324,6 +324,19 @@ OPTIONS: Mapping[str, Option] = {
         "cosine:UPDATES[:END_FACTOR].",
         default="constant",
     ),
+    "starts": Option(
+        Integer(1, 1000),
+        _OPTIMIZER,
+        "How many trainings to begin, each with a seed of its own; the one with the best policy "
+        "goes on; default: 1.",
+        optional=True,
+    ),
+    "start_steps": Option(
+        Integer(1, MAX_STEPS),
+        _OPTIMIZER,
+        "Total steps of each of them, before they are judged (with --starts 2 or more).",
+        optional=True,
+    ),
     "policy": Option(Choice(("linear", "mlp")), _POLICY, "Kind of policy.", default="linear"),
     "hidden": Option(
         Widths(),

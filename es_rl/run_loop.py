@@ -14,6 +14,7 @@ from es_rl.evaluation import Evaluation, evaluate_on_task
 from es_rl.options import BUDGETS, ConfigError
 from es_rl.progress import ProgressFile, Row
 from es_rl.run_folder import Best, RunFolder
+from es_rl.starts import Judgement, SeveralStarts
 from es_rl.trainer import UpdateRecord
 from es_rl.workers import Estimator
 
@@ -104,6 +105,8 @@ class RunLoop:
         self._events: EventFile | None = None
         self._emitted = self._saved_update = -1
         self._flushed_at = self._saved_at = time.monotonic()
+        if isinstance(self._trainer, SeveralStarts):
+            self._trainer.on_judgement = self._note_judgement
 
     def restore(self) -> None:
         """Take everything from the folder's last whole checkpoint; nothing if it has none.
@@ -133,6 +136,7 @@ class RunLoop:
         """
         self._begin = time.monotonic() - self._elapsed
         self._display.opened(self._folder.path, self._config, self._elapsed)
+        self._warn_of_starts()
         with self._folder.writing("progress.csv"):
             self._progress = ProgressFile(self._folder.file("progress.csv"), self._earlier_rows)
         try:
@@ -189,6 +193,31 @@ class RunLoop:
             final=final,
             best=self._best,
         )
+
+    def _warn_of_starts(self) -> None:
+        """Tell if the run will end before it is known with which start to go on."""
+        c = self._config
+        if not c.has_starts or c.total_steps is None:
+            return
+        assert c.starts is not None
+        assert c.start_steps is not None
+        if c.total_steps <= c.starts * c.start_steps:
+            self._display.note(
+                f"--total-steps {c.total_steps}: ends before {c.starts} starts have had "
+                f"{c.start_steps:,} steps each and the best goes on; give more, or --starts 1"
+            )
+
+    def _note_judgement(self, judgement: Judgement) -> None:
+        """Count and tell what became of a start."""
+        self._evaluation_steps += judgement.evaluation_steps
+        n_starts = self._config.starts
+        text = f"start {judgement.start + 1} of {n_starts}: reward {judgement.reward:,.1f}"
+        if judgement.is_last:
+            text += (
+                f"; training goes on with start {judgement.best + 1}, which has "
+                f"{judgement.best_reward:,.1f}"
+            )
+        self._display.note(text)
 
     def _now(self) -> float:
         return round(time.monotonic() - self._begin, 3)

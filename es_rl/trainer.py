@@ -192,8 +192,12 @@ class Trainer:
     def state_dict(self) -> State:
         """Return everything that continuing needs, as named arrays of plain dtypes."""
         self.start()
+        counters = np.array([getattr(self, name) for name in _COUNTERS], np.int64)
+        return {"counters": counters, **self._parts_state()}
+
+    def _parts_state(self) -> State:
+        """Return the state without the counters."""
         state: State = {"theta": self.theta.copy()}
-        state["counters"] = np.array([getattr(self, name) for name in _COUNTERS], np.int64)
         for part in ("optimizer", "estimator"):
             for name, value in getattr(self, part).state_dict().items():
                 state[f"{part}/{name}"] = value
@@ -208,16 +212,20 @@ class Trainer:
         missing = {"theta", "counters"} - set(state)
         if missing:
             raise ValueError(f"the training state lacks {', '.join(sorted(missing))}")
+        counters = state_array(state, "counters", np.zeros(len(_COUNTERS), np.int64))
+        self._load_parts(state)
+        for name, value in zip(_COUNTERS, counters, strict=True):
+            setattr(self, name, int(value))
+
+    def _load_parts(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Take everything but the counters from `state`."""
         if state["theta"].shape != self.theta.shape:
             raise ValueError(
                 f"the training state has {state['theta'].size} parameters, here are "
                 f"{self.theta.size}"
             )
         theta = state_array(state, "theta", self.theta)
-        counters = state_array(state, "counters", np.zeros(len(_COUNTERS), np.int64))
         for part in ("optimizer", "estimator"):
             getattr(self, part).load_state_dict(state_part(state, f"{part}/"))
         self.theta = theta.copy()
-        for name, value in zip(_COUNTERS, counters, strict=True):
-            setattr(self, name, int(value))
         self._started = True

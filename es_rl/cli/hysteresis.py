@@ -98,6 +98,7 @@ def _measure(config: TrainConfig, run: str, n_windows: int) -> tuple[int, list[C
     from es_rl.envs.faults import EnvironmentFaultError
     from es_rl.hysteresis import HysteresisMeter
     from es_rl.run_folder import read_checkpoint
+    from es_rl.starts import config_under_way
     from es_rl.workers import Estimator
 
     checkpoint = read_checkpoint(run)
@@ -106,7 +107,7 @@ def _measure(config: TrainConfig, run: str, n_windows: int) -> tuple[int, list[C
             f"RUN {run}: has no whole checkpoint to go on from; start it with es-rl resume {run}"
         )
     progress = progress_bar(shown=sys.stderr.isatty())
-    with assemble(config) as assembly, progress:
+    with assemble(config_under_way(config, checkpoint.state)) as assembly, progress:
         trainer = assembly.trainer
         assert isinstance(trainer.estimator, Estimator)
         meter = trainer.estimator = HysteresisMeter(trainer.estimator)

@@ -79,6 +79,8 @@ def train(
     momentum: Annotated[_Text, _option("momentum")] = None,
     weight_decay: Annotated[_Text, _option("weight_decay")] = None,
     lr_schedule: Annotated[_Text, _option("lr_schedule")] = None,
+    starts: Annotated[_Text, _option("starts")] = None,
+    start_steps: Annotated[_Text, _option("start_steps")] = None,
     policy: Annotated[_Text, _option("policy")] = None,
     hidden: Annotated[_Text, _option("hidden")] = None,
     activation: Annotated[_Text, _option("activation")] = None,
