@@ -164,9 +164,9 @@ class SeveralStarts(Trainer):
         start, begun_at, is_chosen = (int(value) for value in clock)
         best = None
         if not is_chosen and start:
-            missing = {"best", "reward"} - set(starts)
+            missing = sorted({"best", "reward", "parts/theta"} - set(starts))
             if missing:
-                raise ValueError(f"the training state lacks starts/{', starts/'.join(missing)}")
+                raise ValueError(f"the training state lacks starts/{missing[0]}")
             number = int(state_array(starts, "best", np.zeros((), np.int64)))
             reward = float(state_array(starts, "reward", np.zeros(())))
             best = (number, reward, state_part(starts, "parts/"))

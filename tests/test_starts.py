@@ -180,6 +180,7 @@ def test_a_run_resumed_anywhere_ends_alike(algo: str, tmp_path: Path) -> None:
         ({"starts/clock": np.array([3, 0, 0])}, "more than 3 starts"),
         ({"starts/best": np.array(9)}, "more than 3 starts"),
         ({"starts/best": None}, "lacks starts/best"),
+        ({"starts/parts/theta": None}, "lacks starts/parts/theta"),
         ({"starts/reward": np.array(np.nan)}, "'reward' of a saved state"),
     ],
 )
