@@ -143,11 +143,8 @@ class TrainConfig:
                 f"--adapt-sigma {self.adapt_sigma:g}: compares pairs whose noises are independent; "
                 "give --noise gaussian or fixed-norm"
             )
-        if self.adapt_sigma and self.engine == "ray":
-            raise ConfigError(
-                f"--adapt-sigma {self.adapt_sigma:g}: needs all pairs in one process; give another "
-                "--engine, or leave it out"
-            )
+        if self.adapt_sigma:
+            self._check_one_process(f"--adapt-sigma {self.adapt_sigma:g}")
         if self.adapt_sigma and self.n_pairs < 4:
             raise ConfigError(
                 f"--adapt-sigma {self.adapt_sigma:g}: needs four pairs at least; raise --n-pairs"
@@ -178,6 +175,12 @@ class TrainConfig:
                 f"--engine {self.engine}, or give --integrator for the whole run"
             )
 
+    def _check_one_process(self, option: str) -> None:
+        if self.engine == "ray":
+            raise ConfigError(
+                f"{option}: needs all pairs in one process; give another --engine, or leave it out"
+            )
+
     def _check_starts(self) -> None:
         if not self.has_starts:
             raise ConfigError(
@@ -189,18 +192,11 @@ class TrainConfig:
                 f"--starts {self.starts}: give --start-steps, the total steps of each before they "
                 "are judged"
             )
-        if self.engine == "ray":
-            raise ConfigError(
-                f"--starts {self.starts}: needs all pairs in one process; give another --engine, "
-                "or leave it out"
-            )
+        self._check_one_process(f"--starts {self.starts}")
 
     def _check_unroll_range(self, unroll_range: tuple[int, int]) -> None:
         option = f"--unroll-range {range_text(unroll_range)}"
-        if self.engine == "ray":
-            raise ConfigError(
-                f"{option}: needs all pairs in one process; give another --engine, or leave it out"
-            )
+        self._check_one_process(option)
         if self.n_pairs < MIN_PAIRS:
             raise ConfigError(f"{option}: needs {MIN_PAIRS} pairs at least; raise --n-pairs")
         if self.unroll_length is None:
