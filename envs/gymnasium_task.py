@@ -7,9 +7,7 @@ import importlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
-from gymnasium.envs.registration import EnvSpec
 from numpy.typing import NDArray
 
 from es_rl.envs.faults import EnvironmentFaultError
@@ -21,7 +19,7 @@ from es_rl.envs.gymnasium_rows import (
     action_dtype,
 )
 from es_rl.envs.gymnasium_worker import RowsSpec
-from es_rl.envs.making import close_env
+from es_rl.envs.making import EnvSource, close_env, maker_of
 from es_rl.envs.mujoco.integrators import make_with, set_integrator
 from es_rl.envs.mujoco.quiet import quiet
 from es_rl.envs.worker_pool import LocalRows, WorkerPool, usable_cpus
@@ -30,8 +28,6 @@ from es_rl.policies import Policy
 from es_rl.tasks import RowNotResetError, State, UnrollResult
 
 __all__ = ["GymnasiumTask"]
-
-EnvSource = str | EnvSpec | Callable[..., gym.Env[Any, Any]]
 
 
 class GymnasiumTask:
@@ -106,7 +102,7 @@ class GymnasiumTask:
         for module in import_modules:
             importlib.import_module(module)
         with quiet():
-            make_env, env, spec = _first(env_id, env_kwargs)
+            make_env, env, spec = maker_of(env_id, env_kwargs)
         if isinstance(env_id, str):
             self.env_id = env_id
         else:
@@ -392,19 +388,3 @@ class GymnasiumTask:
             return
         self._started[[fault.row for fault in faults]] = False
         raise min(faults, key=lambda fault: fault.row)
-
-
-def _first(
-    source: EnvSource, env_kwargs: dict[str, Any]
-) -> tuple[Callable[[], gym.Env[Any, Any]], gym.Env[Any, Any], EnvSpec | None]:
-    """Return a maker of environments that can be sent to workers, one environment and its spec."""
-    if not isinstance(source, (str, EnvSpec)):
-        maker = functools.partial(source, **env_kwargs)
-        env = maker()
-        return maker, env, env.spec
-    options = {"disable_env_checker": True, **env_kwargs, "max_episode_steps": -1}
-    env = gym.make(source, **options)
-    made: Any = env.unwrapped.spec
-    # workers get the registration itself: they need not import what registered it here
-    spec = source if isinstance(source, EnvSpec) else gym.registry[made.id]
-    return functools.partial(gym.make, spec, **options), env, spec

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import warnings
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
+from gymnasium.envs.registration import EnvSpec
 
 if TYPE_CHECKING:
-    from gymnasium.envs.registration import EnvSpec
-
     from es_rl.envs.gymnasium_task import GymnasiumTask
     from es_rl.envs.mujoco.task import MujocoTask
     from es_rl.policies import Policy
@@ -18,11 +19,13 @@ if TYPE_CHECKING:
 __all__ = [
     "ENGINES",
     "OWN_ARGUMENTS",
+    "EnvSource",
     "close_env",
     "distinct_ids",
     "make_env",
     "make_task",
     "makeable_ids",
+    "maker_of",
 ]
 
 ENGINES = ("auto", "native", "gymnasium")
@@ -32,6 +35,9 @@ OWN_ARGUMENTS = (
     "engine", "integrator", "n_threads", "n_workers", "step_timeout", "import_modules",
 )  # fmt: skip
 """Keyword arguments of `make_task` and `GymnasiumTask` that no environment can be given."""
+
+EnvSource = str | EnvSpec | Callable[..., gym.Env[Any, Any]]
+"""What environments can be made from: an id, a registration, or a callable that makes them."""
 
 _NOT_MAKEABLE = {"Pusher-v4": "needs mujoco<3 and cannot run here: use Pusher-v5"}
 
@@ -106,6 +112,29 @@ def _reason(error: BaseException) -> str:
     if text and isinstance(error, (gym.error.Error, ImportError, OSError, TypeError)):
         return text
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def maker_of(
+    source: EnvSource, env_kwargs: dict[str, Any]
+) -> tuple[Callable[[], gym.Env[Any, Any]], gym.Env[Any, Any], EnvSpec | None]:
+    """Return a maker of environments that can be sent to workers, one environment and its spec.
+
+    The time limit of the registration is left out of all of them.
+
+    Args:
+        source: an id, a registration, or a callable that makes environments.
+        env_kwargs: passed to `gymnasium.make`, or to the callable.
+    """
+    if not isinstance(source, (str, EnvSpec)):
+        maker = functools.partial(source, **env_kwargs)
+        env = maker()
+        return maker, env, env.spec
+    options = {"disable_env_checker": True, **env_kwargs, "max_episode_steps": -1}
+    env = gym.make(source, **options)
+    made: Any = env.unwrapped.spec
+    # workers get the registration itself: they need not import what registered it here
+    spec = source if isinstance(source, EnvSpec) else gym.registry[made.id]
+    return functools.partial(gym.make, spec, **options), env, spec
 
 
 def make_task(

@@ -6,9 +6,7 @@ entry for this one, the configuration file, the explicit options.
 
 from __future__ import annotations
 
-import math
 import os
-import re
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
@@ -30,6 +28,7 @@ from es_rl.options import (
     inapplicable,
     shown,
 )
+from es_rl.yaml_mapping import read_mapping
 
 __all__ = [
     "ABOUT",
@@ -46,8 +45,6 @@ ABOUT = "about"
 """Key of a run's config.yaml whose contents inform and set nothing."""
 
 _DEFAULT = "default"
-_MAX_BYTES = 1 << 22  # of a file
-_MAX_VALUES = 1_000_000  # in a file, each counted as often as it is referred to
 _NOT_IN_PRESETS = ("env", "algo", "import_modules", "seed")
 
 
@@ -61,101 +58,6 @@ class Resolved(NamedTuple):
 
     config: TrainConfig
     preset: str
-
-
-class _Loader(yaml.SafeLoader):
-    """Safe YAML that reads 3e-5 as a number, as YAML 1.2 does, and refuses a key given twice."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Return the mapping, or raise if a key stands in it twice."""
-        seen = set()
-        for key_node, _ in node.value:
-            if key_node.tag == "tag:yaml.org,2002:merge":
-                continue
-            key = self.construct_object(key_node, deep=True)
-            if not isinstance(key, str):
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"key {key!r} is not a word", key_node.start_mark
-                )
-            if key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"key {key!r} stands there twice", key_node.start_mark
-                )
-            seen.add(key)
-        mapping: dict[Any, Any] = super().construct_mapping(node, deep)
-        return mapping
-
-
-_Loader.yaml_implicit_resolvers = {
-    first: list(resolvers) for first, resolvers in _Loader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)[eE][-+]?[0-9]+$"),
-    list("-+.0123456789"),
-)
-
-
-def _read_yaml(path: Path, source: str) -> dict[str, Any]:
-    """Return the mapping that a YAML file holds; `source` names the file in errors."""
-    try:
-        if path.exists() and not path.is_file():
-            raise ConfigError(f"{source}: cannot be read: is not a file")
-        if path.stat().st_size > _MAX_BYTES:
-            raise ConfigError(f"{source}: is too large for a configuration, or is none")
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise ConfigError(f"{source}: no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not a text file"
-        raise ConfigError(f"{source}: cannot be read: {reason}") from None
-    try:
-        content = _load_yaml(text)
-    except RecursionError:
-        raise ConfigError(f"{source}: not valid YAML: nested too deeply") from None
-    # PyYAML lets what int(), float() and the like raise pass through
-    except (yaml.YAMLError, ArithmeticError, LookupError, TypeError, ValueError) as error:
-        raise ConfigError(f"{source}: not valid YAML: {shown(error)}") from None
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
-        raise ConfigError(f"{source}: must hold 'option: value' lines")
-    return content
-
-
-def _load_yaml(text: str) -> Any:
-    """Return what YAML `text` says.
-
-    Raises:
-        yaml.YAMLError, ValueError and the like: if it is not valid, or its aliases repeat its
-            values without measure.
-    """
-    loader = _Loader(text)
-    try:
-        node = loader.get_single_node()
-        if node is None:
-            return None
-        if _n_values(node, {}) > _MAX_VALUES:
-            raise ValueError(f"more than {_MAX_VALUES:,} values")
-        return loader.construct_document(node)
-    finally:
-        loader.dispose()
-
-
-def _n_values(node: yaml.Node, known: dict[int, float]) -> float:
-    """Return how many values `node` stands for, aliases written out; infinite if it holds itself.
-
-    Args:
-        node: of a document.
-        known: results by the identity of their nodes; filled.
-    """
-    if id(node) not in known:
-        known[id(node)] = math.inf  # what an alias to an ancestor finds
-        children = node.value if isinstance(node, yaml.CollectionNode) else ()
-        if isinstance(node, yaml.MappingNode):
-            children = [part for pair in children for part in pair]
-        known[id(node)] = 1 + sum(_n_values(child, known) for child in children)
-    return known[id(node)]
 
 
 def _checked(
@@ -185,7 +87,7 @@ def preset_entries(algo: str) -> dict[str, dict[str, Any]]:
     name = _preset_name(algo)
     source = f"preset {name}"
     with resources.as_file(resources.files("es_rl.presets") / name) as path:
-        content = _read_yaml(path, source)
+        content = read_mapping(path, source)
     return {
         entry: _checked(values, f"{source}: {entry}", _NOT_IN_PRESETS)
         for entry, values in content.items()
@@ -195,7 +97,7 @@ def preset_entries(algo: str) -> dict[str, dict[str, Any]]:
 def _preset_file(path: Path, env: str) -> tuple[str, dict[str, Any]]:
     """Return (entry, settings) of a user's preset file for `env`."""
     source = f"--preset {path}"
-    content = _read_yaml(path, source)
+    content = read_mapping(path, source)
     for entry in (env, _DEFAULT):
         if entry in content:
             if not isinstance(content[entry], dict):
@@ -293,7 +195,7 @@ def resolve(
     layers = [explicit]
     if config_file is not None:
         source = f"--config {os.fspath(config_file)}"
-        content = _read_yaml(Path(config_file), source)
+        content = read_mapping(Path(config_file), source)
         content.pop(ABOUT, None)
         layers.insert(0, _Layer(_checked(content, source), source))
     required = {}
@@ -394,7 +296,7 @@ def load_config(path: str | os.PathLike[str]) -> tuple[TrainConfig, dict[str, An
         ConfigError: if the file is missing or is no config of a run.
     """
     source = os.fspath(path)
-    content = _read_yaml(Path(path), source)
+    content = read_mapping(Path(path), source)
     about = content.pop(ABOUT, {})
     values = _checked(content, source)
     if not {"env", "algo"} <= set(values):

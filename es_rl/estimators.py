@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 from es_rl.estimator_options import positive_integer
 from es_rl.tasks import State, UnrolledTask
 from es_rl.unroll_adaptation import UnrollAdaptation
+from es_rl.unrolling import pair_rows
 from es_rl.whole_episodes import ARS, FullES
 from es_rl.window import GradientEstimate, Piece, Window
 from es_rl.worker_state import NEVER
-from es_rl.workers import Estimator, pair_rows
+from es_rl.workers import Estimator
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

@@ -13,7 +13,8 @@ import es_rl
 from es_rl.assembly import assemble
 from es_rl.config import TrainConfig
 from es_rl.progress import Row
-from es_rl.run_folder import Best, RunFolder
+from es_rl.run_checkpoints import Best
+from es_rl.run_folder import RunFolder
 from es_rl.run_loop import Display, RunLoop, RunResult
 
 __all__ = ["Display", "RunResult", "resume", "train", "versions"]

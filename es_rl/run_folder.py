@@ -22,28 +22,28 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, NamedTuple
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any
 
 from es_rl.checkpoint import load_checkpoint, save_checkpoint
 from es_rl.config import TrainConfig
 from es_rl.config_layers import dump_config, load_config
 from es_rl.files import DamagedFileError, write_text
 from es_rl.folder_lock import LockedFolder
-from es_rl.normalization import Normalizer
 from es_rl.options import ConfigError
 from es_rl.progress import ProgressFile, Row
-from es_rl.tasks import State
+from es_rl.run_checkpoints import (
+    Best,
+    Checkpoint,
+    checkpoint_file,
+    checkpoint_files,
+    checkpoint_of,
+    parts_of,
+)
 from es_rl.trainer import Trainer
 
-__all__ = [
-    "Best", "Checkpoint", "RunFolder", "StorageError", "default_run_dir", "read_checkpoint",
-]  # fmt: skip
+__all__ = ["RunFolder", "StorageError", "default_run_dir"]
 
 _CONFIG = "config.yaml"
-_CHECKPOINT_NAME = re.compile(r"update-(\d{10})\.npz")
 
 
 class _TakenError(ConfigError):
@@ -52,48 +52,6 @@ class _TakenError(ConfigError):
 
 class StorageError(RuntimeError):
     """A run's folder cannot be written any more: the disk is full, or was made read-only."""
-
-
-class Best(NamedTuple):
-    """The best evaluated policy so far.
-
-    Attributes:
-        update: updates it had seen.
-        total_steps: environment steps it had seen.
-        sequential_steps: sequential steps it had seen.
-        mean: its evaluated mean reward.
-        theta: (d,) float64, its parameters.
-        normalizer: what it normalises observations with; None if it does not.
-    """
-
-    update: int
-    total_steps: int
-    sequential_steps: int
-    mean: float
-    theta: NDArray[np.float64]
-    normalizer: Normalizer | None = None
-
-
-class Checkpoint(NamedTuple):
-    """What a checkpoint holds.
-
-    Attributes:
-        path: its file.
-        update: updates made.
-        elapsed: seconds the run had taken.
-        evaluation_steps: environment steps of all evaluations.
-        row: the row of the last update; None before the first.
-        best: the best policy; None before the first evaluation.
-        state: everything that the trainer needs to go on.
-    """
-
-    path: str
-    update: int
-    elapsed: float
-    evaluation_steps: int
-    row: Row | None
-    best: Best | None
-    state: State
 
 
 def default_run_dir(config: TrainConfig, root: str = "runs") -> str:
@@ -249,7 +207,7 @@ class RunFolder(LockedFolder):
 
     def checkpoints(self) -> list[str]:
         """Return the paths of the checkpoints, oldest first."""
-        return _checkpoints(self.path)
+        return checkpoint_files(self.path)
 
     def save_checkpoint(
         self,
@@ -262,21 +220,9 @@ class RunFolder(LockedFolder):
         keep: int = 3,
     ) -> str:
         """Write a checkpoint and drop all but the newest `keep`; return its path."""
-        extra: dict[str, Any] = {
-            "elapsed": elapsed,
-            "evaluation_steps": evaluation_steps,
-            "row": None if row is None else row.line(),
-        }
-        arrays = {}
-        if best is not None:
-            told = best._asdict()
-            del told["theta"], told["normalizer"]
-            extra["best"] = told
-            arrays["best_theta"] = best.theta
-            if best.normalizer is not None:
-                arrays["best_mean"], arrays["best_scale"] = best.normalizer
-        os.makedirs(self.file("checkpoints"), exist_ok=True)
-        path = os.path.join(self.file("checkpoints"), f"update-{trainer.updates:010d}.npz")
+        extra, arrays = parts_of(elapsed, evaluation_steps, row, best)
+        path = checkpoint_file(self.path, trainer.updates)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
         save_checkpoint(path, trainer, extra, arrays)
         for old in self.checkpoints()[:-keep]:
             os.unlink(old)
@@ -307,7 +253,7 @@ class RunFolder(LockedFolder):
             except ValueError as error:
                 raise ConfigError(f"--resume: {error}") from None
             else:
-                return _checkpoint(path, extra, state)
+                return checkpoint_of(path, extra, state)
         if paths:
             raise ConfigError(
                 f"--resume: no checkpoint in {self.path} is whole; start the run anew in another "
@@ -336,58 +282,9 @@ class RunFolder(LockedFolder):
         return rows
 
 
-def read_checkpoint(run_dir: str) -> Checkpoint | None:
-    """Return the newest whole checkpoint of a run without touching its folder; None if none is.
-
-    A process may be training in the folder meanwhile.
-
-    Raises:
-        ConfigError: if the newest whole one is no checkpoint of a run, or of another version.
-    """
-    for path in reversed(_checkpoints(run_dir)):
-        try:
-            extra, state = load_checkpoint(path)
-        except (DamagedFileError, FileNotFoundError):
-            continue
-        except ValueError as error:
-            raise ConfigError(f"RUN {run_dir}: {error}") from None
-        return _checkpoint(path, extra, state)
-    return None
-
-
 def _is_leftover(name: str) -> bool:
     """Return whether a file of that name is the half of one, whose writing a kill ended."""
     return name.startswith(".") and name.endswith(".tmp")
-
-
-def _checkpoints(run_dir: str) -> list[str]:
-    folder = os.path.join(run_dir, "checkpoints")
-    names = os.listdir(folder) if os.path.isdir(folder) else []
-    return [os.path.join(folder, n) for n in sorted(names) if _CHECKPOINT_NAME.fullmatch(n)]
-
-
-def _checkpoint(path: str, extra: dict[str, Any], state: State) -> Checkpoint:
-    """Return what the file at `path` holds, in its parts."""
-    try:
-        best = None
-        if "best" in extra:
-            told = {**extra["best"], "theta": state.pop("best_theta")}
-            if "best_mean" in state:
-                told["normalizer"] = Normalizer(state.pop("best_mean"), state.pop("best_scale"))
-            best = Best(**told)
-        return Checkpoint(
-            path=path,
-            update=int(state["counters"][0]),
-            elapsed=float(extra["elapsed"]),
-            evaluation_steps=int(extra["evaluation_steps"]),
-            row=None if extra["row"] is None else Row.from_line(extra["row"]),
-            best=best,
-            state=state,
-        )
-    except (AttributeError, KeyError, IndexError, TypeError, ValueError, OverflowError) as error:
-        raise ConfigError(
-            f"--resume: {path}: is no checkpoint of a run ({type(error).__name__}: {error})"
-        ) from error
 
 
 def _make_folder_with(path: str, name: str, text: str) -> None:

@@ -13,7 +13,8 @@ from es_rl.config import TrainConfig
 from es_rl.evaluation import Evaluation, evaluate_on_task
 from es_rl.options import BUDGETS, ConfigError
 from es_rl.progress import ProgressFile, Row
-from es_rl.run_folder import Best, RunFolder
+from es_rl.run_checkpoints import Best
+from es_rl.run_folder import RunFolder
 from es_rl.starts import Judgement, SeveralStarts
 from es_rl.trainer import UpdateRecord
 from es_rl.workers import Estimator

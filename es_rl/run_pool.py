@@ -19,7 +19,8 @@ from es_rl.config import TrainConfig
 from es_rl.config_layers import continued, load_config
 from es_rl.options import ConfigError
 from es_rl.progress import ProgressFile, Row
-from es_rl.run_folder import Best, RunFolder
+from es_rl.run_checkpoints import Best
+from es_rl.run_folder import RunFolder
 
 __all__ = ["Evaluated", "Finished", "Job", "RunPool", "check_same_run", "final_reward"]
 

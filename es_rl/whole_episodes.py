@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from es_rl.estimator_options import positive_integer
 from es_rl.shaping import Part
 from es_rl.tasks import State, UnrolledTask
+from es_rl.unrolling import pair_rows
 from es_rl.window import Window
-from es_rl.workers import Estimator, pair_rows
+from es_rl.workers import Estimator
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

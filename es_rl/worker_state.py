@@ -45,7 +45,7 @@ class WorkerState:
     """Checked settings, and the clocks and noises of the N workers that run under them.
 
     A worker is a pair of rows (for TES, a pair and the row of its mean state) with a clock τ of
-    its own inside its episode. How workers move on is `es_rl.workers.Estimator`'s.
+    its own inside its episode. How workers move on is `es_rl.unrolling.UnrolledWorkers`'.
     """
 
     rows_per_worker: ClassVar[int] = 2

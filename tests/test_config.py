@@ -300,7 +300,7 @@ def test_a_resumed_run_takes_budgets_and_nothing_that_changes_it() -> None:
 
 def test_yaml_written_by_hand_reads_like_safe_yaml(tmp_path: Path) -> None:
     text = "a: 1\nb: .5\nc: 1e3\nd: -2.5E-3\ne: 1.0\nf: x1e3\n"
-    from es_rl.config_layers import _Loader
+    from es_rl.yaml_mapping import _Loader
 
     ours = yaml.load(text, _Loader)
     assert ours == {"a": 1, "b": 0.5, "c": 1000.0, "d": -0.0025, "e": 1.0, "f": "x1e3"}

@@ -22,7 +22,8 @@ from es_rl.evaluation import evaluate
 from es_rl.options import ConfigError
 from es_rl.progress import COLUMNS, ProgressFile, Row
 from es_rl.run import resume, train
-from es_rl.run_folder import Best, RunFolder, default_run_dir
+from es_rl.run_checkpoints import Best
+from es_rl.run_folder import RunFolder, default_run_dir
 from es_rl.tasks import NonFiniteLossError
 
 SMALL: dict[str, Any] = {

@@ -16,8 +16,8 @@ import pytest
 import reference
 from pair_samples import mean_and_error, pair_estimates, trace_and_error
 
+from es_rl import unrolling
 from es_rl import variance_theory as theory
-from es_rl import workers
 from es_rl.estimators import GPES, NRES, PES, TES, FullES
 from es_rl.tasks import UnrollResult
 
@@ -446,13 +446,13 @@ def test_t10_mean_over_an_nres_episode_is_fulles(unroll_length):
 
 def test_t10_mean_over_an_nres_episode_is_fulles_exactly_in_exact_arithmetic(monkeypatch):
     # noise, dynamics and losses are multiples of small powers of two, so nothing is rounded
-    draw = workers.draw_designed_noise
+    draw = unrolling.draw_designed_noise
 
     def dyadic(noise, seed, pairs, episodes, segments, sigma, epsilon, *others):
         draw(noise, seed, pairs, episodes, segments, sigma, epsilon, *others)
         epsilon[pairs] = np.round(4 * epsilon[pairs]) / 4
 
-    monkeypatch.setattr(workers, "draw_designed_noise", dyadic)
+    monkeypatch.setattr(unrolling, "draw_designed_noise", dyadic)
     theta = np.array([0.5, -0.25, 1.0])
     runs = []
     for kind, options in ((FullES, {}), (NRES, {"unroll_length": 2, "staggering": "lockstep"})):

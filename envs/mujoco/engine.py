@@ -14,11 +14,10 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from es_rl.envs.mujoco import copying, kernel, numerics
+from es_rl.envs.mujoco import copying, kernel
 from es_rl.envs.mujoco.family import Setup
-from es_rl.envs.mujoco.fields import ARGUMENTS
-from es_rl.envs.mujoco.layout import FIELDS, DataLayout
 from es_rl.envs.mujoco.library import BatchConfig, load_library, without_clock
+from es_rl.envs.mujoco.record import memory_size, record_of
 from es_rl.envs.mujoco.seeding import generators
 from es_rl.normalization import RowNormalizers
 from es_rl.perturbations import usable_cpus
@@ -58,7 +57,6 @@ class MujocoEngine:
     def __init__(self, env: Any, setup: Setup, n_threads: int | None = None) -> None:
         if n_threads is not None and n_threads < 1:
             raise ValueError(f"n_threads={n_threads}: must be a positive number of threads")
-        arithmetic = numerics.probe()
         self.n_threads = n_threads or usable_cpus()
         self.n_rows = 0
         self.n_observation = setup.n_observation
@@ -70,38 +68,8 @@ class MujocoEngine:
         self.finds_islands = bool(env.model.ntree > 1)
         if not self.finds_islands:
             self._model.opt.disableflags |= int(mujoco.mjtDisableBit.mjDSBL_ISLAND)
-        self._parameters = np.array(setup.parameters, np.float64)
-        self._body_mass = np.array(env.model.body_mass, np.float64)
-        self._record = np.zeros((), ARGUMENTS)
-        self._n_memory = (
-            setup.n_observation * setup.carries_observation
-            + setup.n_previous * setup.carries_previous
-        )
-        layout = DataLayout(self._model)
-        for name in FIELDS:
-            self._record[name] = layout.offset[name]
-        for name, value in {
-            "frame_skip": env.frame_skip,
-            "rne_post": setup.rne_post,
-            "nq": env.model.nq,
-            "nv": env.model.nv,
-            "nu": env.model.nu,
-            "nbody": env.model.nbody,
-            "n_warnings": layout.n_warnings,
-            "at_qpos": layout.at_qpos,
-            "at_warnings": layout.at_warnings,
-            "parameters": self._parameters.ctypes.data,
-            "n_parameters": self._parameters.size,
-            "body_mass": self._body_mass.ctypes.data,
-            "fused_inner": arithmetic.fused_inner,
-            "fused_weighted": arithmetic.fused_weighted,
-            "n_observation": setup.n_observation,
-            "n_previous": setup.n_previous,
-            "carries_observation": setup.carries_observation,
-            "carries_previous": setup.carries_previous,
-            "n_memory": self._n_memory,
-        }.items():
-            self._record[name] = value
+        self._n_memory = memory_size(setup)
+        self._record, self._kept = record_of(env, self._model, setup)
         self._batch: int | None = None
         self._close: Any = None
 

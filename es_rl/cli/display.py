@@ -16,7 +16,7 @@ from es_rl.cli.output import LossyOutput
 from es_rl.config import TrainConfig
 from es_rl.options import BUDGETS
 from es_rl.progress import Row
-from es_rl.run_folder import Best
+from es_rl.run_checkpoints import Best
 
 __all__ = ["LiveDisplay", "PlainDisplay", "SilentDisplay", "reward_text", "time_text"]
 

@@ -97,7 +97,7 @@ def _measure(config: TrainConfig, run: str, n_windows: int) -> tuple[int, list[C
     from es_rl.cli.output import progress_bar
     from es_rl.envs.faults import EnvironmentFaultError
     from es_rl.hysteresis import HysteresisMeter
-    from es_rl.run_folder import read_checkpoint
+    from es_rl.run_checkpoints import read_checkpoint
     from es_rl.starts import config_under_way
     from es_rl.workers import Estimator
 
