@@ -20,6 +20,8 @@ from es_rl.config_layers import continued, load_config, resolve
 from es_rl.evaluation import Evaluation, evaluate_on_task
 from es_rl.optimizers import SGD
 from es_rl.options import ConfigError
+from es_rl.policies import load_policy
+from es_rl.progress import ProgressFile
 from es_rl.starts import Judgement, SeveralStarts, config_under_way, start_seed
 from es_rl.tasks import State
 from es_rl.trainer import Trainer
@@ -170,6 +172,34 @@ def test_a_run_resumed_anywhere_ends_alike(algo: str, tmp_path: Path) -> None:
     assert (tmp_path / "parts" / "policy.npz").read_bytes() == truth
     for name in ("updates", "total_steps", "sequential_steps", "evaluation_steps"):
         assert getattr(parts, name) == getattr(whole, name)
+
+
+def test_a_run_that_ends_while_it_chooses_leaves_the_policy_of_the_start_under_way(
+    tmp_path: Path,
+) -> None:
+    config = config_of(updates=9, eval_every=2, eval_episodes=2)
+    with assemble(config) as made:
+        trainer, last = made.trainer, 0
+        assert isinstance(trainer, SeveralStarts)
+        for update in range(9):
+            before = trainer.start_number
+            trainer.update()
+            last = last if trainer.start_number == before else update
+        assert trainer.is_choosing
+        assert trainer.start_number == 1
+    runs.train(config, str(tmp_path / "r"))
+    seed = start_seed(config.seed, 1)
+    alone = replace(config, seed=seed, starts=None, start_steps=None)
+    with assemble(alone) as made:
+        made.trainer.run(updates=9 - last)
+        theta = made.trainer.theta
+    assert_array_equal(load_policy(tmp_path / "r" / "policy.npz").theta, theta)
+    rows = ProgressFile.read(tmp_path / "r" / "progress.csv")
+    judged = [row for row in rows if row.eval_reward_mean is not None]
+    rewards = {row.eval_reward_mean: row.update for row in reversed(judged)}
+    best = load_policy(tmp_path / "r" / "best_policy.npz").metadata
+    assert best["update"] == rewards[best["eval_reward_mean"]]
+    assert best["eval_reward_mean"] == max(rewards)
 
 
 @pytest.mark.parametrize(
