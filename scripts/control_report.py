@@ -69,6 +69,8 @@ def task_tables(results: Sequence[Result], about: Mapping[str, Any]) -> str:
     """
     groups = _by_method(results)
     parts = [_rewards(groups, about["budget"]), _reached(groups, about["thresholds"])]
+    if "each_run" in about:
+        parts.append(_each_run(groups, about["each_run"], about["thresholds"][-1]))
     if "published" in about:
         parts.append(_published(about["published"]))
     return "\n\n".join(parts)
@@ -134,6 +136,31 @@ def _reached(groups: Mapping[str, Sequence[Result]], thresholds: Sequence[float]
         "Median over seeds until an evaluation reaches a reward (– where half the seeds never did):"
     )
     return head + "\n\n" + table(rows)
+
+
+def _each_run(
+    groups: Mapping[str, Sequence[Result]], spans: Sequence[Sequence[int]], threshold: float
+) -> str:
+    """Return the reward of each run at total steps, a table for each of `spans`.
+
+    The last table also says when a run first was at `threshold`.
+    """
+    tables = []
+    for steps in spans:
+        rows = []
+        for method, runs in groups.items():
+            for run in sorted(runs, key=lambda run: run.seed):
+                row = {"method": method, "seed": run.seed}
+                for n in steps:
+                    reward = reward_at(run, n)
+                    row[f"{n / 1e6:g}"] = "–" if reward is None else f"{reward:,.0f}"
+                if steps is spans[-1]:
+                    first = first_at(run, threshold, "total")
+                    text = "–" if np.isinf(first) else f"{first / 1e6:.2f}"
+                    row[f"first at {threshold:g}"] = text
+                rows.append(row)
+        tables.append(table(rows))
+    return "Reward of each run, by million steps:\n\n" + "\n\n".join(tables)
 
 
 def _median(values: Sequence[float], form: str) -> str:

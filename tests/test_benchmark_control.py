@@ -117,6 +117,24 @@ def test_the_median_time_to_a_threshold_counts_those_that_never_reached_it(scrip
     assert "| nres | 40 | 2/3 | 300 | 30 | 3.0 |" in text
 
 
+def test_each_run_has_a_line_of_its_own_where_the_task_asks_for_it(script: Any) -> None:
+    report = script("control_report")
+    about = {"budget": 300, "thresholds": [9.0, 45.0], "each_run": [[100, 300], [200]]}
+    two = [
+        make_result(report, seed=1, total=[100, 200], reward=[1.0, 2000.0]),
+        make_result(report, seed=0, reward=[1.0, 2.0, 3.0]),
+    ]
+    text = report.task_tables(two, about)
+    lines = [
+        "| method | seed | 0.0001 | 0.0003 |", "| nres | 0 | 1 | 3 |", "| nres | 1 | 1 | – |",
+        "| method | seed | 0.0002 | first at 45 |", "| nres | 0 | 2 | – |",
+        "| nres | 1 | 2,000 | 0.00 |",
+    ]  # fmt: skip
+    assert [line for line in text.split("\n") if line in lines] == lines
+    del about["each_run"]
+    assert "each run" not in report.task_tables(two, about)
+
+
 def test_published_figures_are_marked_as_such(script: Any) -> None:
     report = script("control_report")
     about = {"budget": 300, "thresholds": [50.0], "published": {"zoo": {"ppo": "282 ± 10 in 1M"}}}
