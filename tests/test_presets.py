@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gymnasium as gym
+import numpy as np
 import pytest
 
+from es_rl.assembly import assemble
 from es_rl.config_layers import preset_entries, resolve
 from es_rl.options import ALGORITHMS, BUDGETS, ConfigError
 
@@ -111,3 +113,18 @@ def test_the_entry_for_many_cores_needs_fewer_steps_one_after_another() -> None:
     quick, parallel = (resolve(chosen, preset=f"{aim}Swimmer-v4").config for aim in AIMS[:2])
     assert parallel.unroll_length < quick.unroll_length
     assert parallel.n_pairs > quick.n_pairs
+
+
+@pytest.mark.parametrize("policy", ["linear", "mlp"])
+def test_reachers_presets_of_nres_pes_and_fulles_are_the_same_training(policy: str) -> None:
+    # an episode is one window
+    thetas = []
+    for algo in ("nres", "pes", "fulles"):
+        given = {"env": "Reacher-v4", "algo": algo, "policy": policy, "seed": 3, "updates": 3}
+        with assemble(resolve(given).config) as made:
+            made.trainer.run(updates=3)
+            assert made.trainer.total_steps == 3 * 2 * 50 * 50
+            thetas.append(made.trainer.theta.copy())
+    assert np.abs(thetas[0]).max() > 0
+    np.testing.assert_array_equal(thetas[1], thetas[0])
+    np.testing.assert_array_equal(thetas[2], thetas[0])
