@@ -17,12 +17,13 @@ from es_rl.progress import Row
 from es_rl.tasks import State
 
 __all__ = [
-    "Best", "Checkpoint", "checkpoint_file", "checkpoint_files", "checkpoint_of", "parts_of",
-    "read_checkpoint",
+    "FOLDER", "Best", "Checkpoint", "checkpoint_file", "checkpoint_files", "checkpoint_of",
+    "parts_of", "read_checkpoint",
 ]  # fmt: skip
 
 _NAME = re.compile(r"update-(\d{10})\.npz")
-_FOLDER = "checkpoints"
+FOLDER = "checkpoints"
+"""Of a run's folder: where its checkpoints are."""
 
 
 class Best(NamedTuple):
@@ -69,12 +70,12 @@ class Checkpoint(NamedTuple):
 
 def checkpoint_file(run_dir: str, update: int) -> str:
     """Return the path of the checkpoint that a run writes after `update` updates."""
-    return os.path.join(run_dir, _FOLDER, f"update-{update:010d}.npz")
+    return os.path.join(run_dir, FOLDER, f"update-{update:010d}.npz")
 
 
 def checkpoint_files(run_dir: str) -> list[str]:
     """Return the paths of a run's checkpoints, oldest first."""
-    folder = os.path.join(run_dir, _FOLDER)
+    folder = os.path.join(run_dir, FOLDER)
     names = os.listdir(folder) if os.path.isdir(folder) else []
     return [os.path.join(folder, n) for n in sorted(names) if _NAME.fullmatch(n)]
 

@@ -32,6 +32,7 @@ from es_rl.folder_lock import LockedFolder
 from es_rl.options import ConfigError
 from es_rl.progress import ProgressFile, Row
 from es_rl.run_checkpoints import (
+    FOLDER,
     Best,
     Checkpoint,
     checkpoint_file,
@@ -194,7 +195,7 @@ class RunFolder(LockedFolder):
 
     def remove_leftovers(self) -> None:
         """Remove the halves of files that were being written when a run was killed."""
-        for folder in (self.path, self.file("checkpoints")):
+        for folder in (self.path, self.file(FOLDER)):
             for name in os.listdir(folder) if os.path.isdir(folder) else ():
                 if _is_leftover(name):
                     os.unlink(os.path.join(folder, name))

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from es_rl.envs.mujoco import copying, kernel
 from es_rl.envs.mujoco.family import Setup
 from es_rl.envs.mujoco.library import BatchConfig, load_library, without_clock
-from es_rl.envs.mujoco.record import memory_size, record_of
+from es_rl.envs.mujoco.record import record_of
 from es_rl.envs.mujoco.seeding import generators
 from es_rl.normalization import RowNormalizers
 from es_rl.perturbations import usable_cpus
@@ -68,7 +68,6 @@ class MujocoEngine:
         self.finds_islands = bool(env.model.ntree > 1)
         if not self.finds_islands:
             self._model.opt.disableflags |= int(mujoco.mjtDisableBit.mjDSBL_ISLAND)
-        self._n_memory = memory_size(setup)
         self._record, self._kept = record_of(env, self._model, setup)
         self._batch: int | None = None
         self._close: Any = None
@@ -123,7 +122,7 @@ class MujocoEngine:
         self._status: NDArray[np.int32] = np.ctypeslib.as_array(
             ctypes.cast(library.mjb_status(batch), ctypes.POINTER(ctypes.c_int)), (n_rows,)
         )
-        self._memory = np.zeros((n_rows, self._n_memory))
+        self._memory = np.zeros((n_rows, int(self._record["n_memory"])))
         self._ready = np.zeros(n_rows, np.bool_)
         self._place_of_row = np.zeros(n_rows, np.int64)
         self._record["memory"] = self._memory.ctypes.data

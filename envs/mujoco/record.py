@@ -13,14 +13,7 @@ from es_rl.envs.mujoco.family import Setup
 from es_rl.envs.mujoco.fields import ARGUMENTS
 from es_rl.envs.mujoco.layout import FIELDS, DataLayout
 
-__all__ = ["memory_size", "record_of"]
-
-
-def memory_size(setup: Setup) -> int:
-    """Return how many numbers a row carries beside MuJoCo's state."""
-    return (
-        setup.n_observation * setup.carries_observation + setup.n_previous * setup.carries_previous
-    )
+__all__ = ["record_of"]
 
 
 def record_of(
@@ -59,7 +52,10 @@ def record_of(
         "n_previous": setup.n_previous,
         "carries_observation": setup.carries_observation,
         "carries_previous": setup.carries_previous,
-        "n_memory": memory_size(setup),
+        "n_memory": (
+            setup.n_observation * setup.carries_observation
+            + setup.n_previous * setup.carries_previous
+        ),
     }.items():
         record[name] = value
     return record, (parameters, body_mass)
