@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,8 +18,8 @@ from es_rl.progress import Row
 from es_rl.tasks import State
 
 __all__ = [
-    "FOLDER", "Best", "Checkpoint", "checkpoint_file", "checkpoint_files", "checkpoint_of",
-    "parts_of", "read_checkpoint",
+    "FOLDER", "Best", "Checkpoint", "checkpoint_file", "checkpoint_files", "parts_of",
+    "read_checkpoint",
 ]  # fmt: skip
 
 _NAME = re.compile(r"update-(\d{10})\.npz")
@@ -107,7 +108,7 @@ def parts_of(
     return extra, arrays
 
 
-def checkpoint_of(path: str, extra: dict[str, Any], state: State) -> Checkpoint:
+def _checkpoint_of(path: str, extra: dict[str, Any], state: State) -> Checkpoint:
     """Return what the file at `path` holds, in its parts.
 
     Args:
@@ -116,7 +117,7 @@ def checkpoint_of(path: str, extra: dict[str, Any], state: State) -> Checkpoint:
         state: its arrays; those of the best policy are taken out.
 
     Raises:
-        ConfigError: if they are not what a run writes.
+        ValueError: if they are not what a run writes.
     """
     try:
         best = None
@@ -135,25 +136,38 @@ def checkpoint_of(path: str, extra: dict[str, Any], state: State) -> Checkpoint:
             state=state,
         )
     except (AttributeError, KeyError, IndexError, TypeError, ValueError, OverflowError) as error:
-        raise ConfigError(
-            f"--resume: {path}: is no checkpoint of a run ({type(error).__name__}: {error})"
+        raise ValueError(
+            f"{path}: is no checkpoint of a run ({type(error).__name__}: {error})"
         ) from error
 
 
-def read_checkpoint(run_dir: str) -> Checkpoint | None:
-    """Return the newest whole checkpoint of a run without touching its folder; None if none is.
+def _leave(path: str, error: DamagedFileError) -> None:
+    """Let a damaged file be."""
 
-    A process may be training in the folder meanwhile.
+
+def read_checkpoint(
+    run_dir: str, given: str, at_damaged: Callable[[str, DamagedFileError], None] = _leave
+) -> Checkpoint | None:
+    """Return the newest whole checkpoint of a run; None if none is.
+
+    Nothing is written, and a process may be training in the folder meanwhile.
+
+    Args:
+        run_dir: the run's folder.
+        given: what the user gave to get here, which errors begin with.
+        at_damaged: called with the path of each newer checkpoint that is damaged, and what is
+            wrong with it.
 
     Raises:
         ConfigError: if the newest whole one is no checkpoint of a run, or of another version.
     """
     for path in reversed(checkpoint_files(run_dir)):
         try:
-            extra, state = load_checkpoint(path)
-        except (DamagedFileError, FileNotFoundError):
+            return _checkpoint_of(path, *load_checkpoint(path))
+        except DamagedFileError as error:
+            at_damaged(path, error)
+        except FileNotFoundError:
             continue
         except ValueError as error:
-            raise ConfigError(f"RUN {run_dir}: {error}") from None
-        return checkpoint_of(path, extra, state)
+            raise ConfigError(f"{given}: {error}") from error
     return None

@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from es_rl.checkpoint import load_checkpoint, save_checkpoint
+from es_rl.checkpoint import save_checkpoint
 from es_rl.config import TrainConfig
 from es_rl.config_layers import dump_config, load_config
 from es_rl.files import DamagedFileError, write_text
@@ -37,8 +37,8 @@ from es_rl.run_checkpoints import (
     Checkpoint,
     checkpoint_file,
     checkpoint_files,
-    checkpoint_of,
     parts_of,
+    read_checkpoint,
 )
 from es_rl.trainer import Trainer
 
@@ -243,24 +243,20 @@ class RunFolder(LockedFolder):
             ConfigError: if there are checkpoints and none is whole, or the newest whole one is of
                 another version.
         """
-        paths = self.checkpoints()
-        for path in reversed(paths):
-            try:
-                extra, state = load_checkpoint(path)
-            except DamagedFileError as error:
-                with self.writing("checkpoints"):
-                    os.replace(path, f"{path}.damaged")
-                note(f"{error}; it is now {path}.damaged, and the checkpoint before it is used")
-            except ValueError as error:
-                raise ConfigError(f"--resume: {error}") from None
-            else:
-                return checkpoint_of(path, extra, state)
-        if paths:
+
+        def put_aside(path: str, error: DamagedFileError) -> None:
+            with self.writing("checkpoints"):
+                os.replace(path, f"{path}.damaged")
+            note(f"{error}; it is now {path}.damaged, and the checkpoint before it is used")
+
+        had_any = bool(self.checkpoints())
+        newest = read_checkpoint(self.path, "--resume", put_aside)
+        if newest is None and had_any:
             raise ConfigError(
                 f"--resume: no checkpoint in {self.path} is whole; start the run anew in another "
                 "folder"
             )
-        return None
+        return newest
 
     def rows_before(self, update: int) -> list[Row]:
         """Return the rows of the updates 1 to `update` - 1.

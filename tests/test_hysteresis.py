@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from systems import EndingSystem, LastingSystem, LoopTask
 from es_rl.envs import make_task
 from es_rl.envs.making import make_env
 from es_rl.estimators import ESTIMATORS, GPES, NRES, PES, TES, FullES
+from es_rl.files import write_npz
 from es_rl.hysteresis import Comparison, HysteresisMeter, compare, summarize
 from es_rl.optimizers import SGD
 from es_rl.policies import LinearPolicy
@@ -392,6 +394,11 @@ def test_what_cannot_be_measured_is_refused_in_one_line(run: Run) -> None:
         outcome = run("hysteresis", *words)
         assert (outcome.code, outcome.out) == (2, "")
         assert outcome.err == f"error: {message}\n"
+    header = {"format": "es_rl checkpoint", "version": 1, "extra": {}}
+    write_npz("run/checkpoints/update-0000000099.npz", header, {})
+    outcome = run("hysteresis", "run")
+    assert outcome.code == 2
+    assert re.match(r"error: RUN run: .*99\.npz: is no checkpoint of a run \(", outcome.err)
     for path in Path("run/checkpoints").iterdir():
         path.unlink()
     outcome = run("hysteresis", "run")

@@ -101,7 +101,7 @@ def _measure(config: TrainConfig, run: str, n_windows: int) -> tuple[int, list[C
     from es_rl.starts import config_under_way
     from es_rl.workers import Estimator
 
-    checkpoint = read_checkpoint(run)
+    checkpoint = read_checkpoint(run, f"RUN {run}")
     if checkpoint is None:
         raise ConfigError(
             f"RUN {run}: has no whole checkpoint to go on from; start it with es-rl resume {run}"
