@@ -38,7 +38,11 @@ QUICK = {"total_steps": 400, "seeds": 1, "trials": 2}
 
 
 class Search(NamedTuple):
-    """One search: of a task and a method, as benchmark_control.py names methods."""
+    """One search: of a task and a method, as benchmark_control.py names methods.
+
+    Of the kinds of presets that a method may name, only `mlp` is a policy; `nres-parallel`, say,
+    searches what the preset parallel-TASK has.
+    """
 
     task: str
     method: str
@@ -51,7 +55,7 @@ class Search(NamedTuple):
         for name in ("trials", "seeds", "total_steps"):
             words += [f"--{name.replace('_', '-')}", str(self.about[name])]
         fixed = dict(self.about.get("set", {}))
-        if kind:
+        if kind == "mlp":
             fixed["policy"] = kind
         for name, value in fixed.items():
             words += ["--set", f"{name}={shown(value)}"]

@@ -60,9 +60,10 @@ def test_a_methods_own_settings_go_over_its_tasks(
         "T-v0:\n  trials: 3\n  seeds: 2\n  total_steps: 10\n"
         "  set: {shaping: std, clip_actions: true}\n  search: {sigma: '1:2'}\n"
         "  methods:\n    nres:\n    ars-mlp: {trials: 4, set: {shaping: null, hidden: [3, 4]}}\n"
+        "    nres-parallel: {set: {n_pairs: 7}}\n"
     )
     monkeypatch.setattr(script, "SEARCHES", file)
-    nres, ars = (shlex.join(s.command(Path("S"))) for s in script.load_searches())
+    nres, ars, parallel = (shlex.join(s.command(Path("S"))) for s in script.load_searches())
     assert nres == (
         "es-rl tune T-v0 --algo nres --study S --trials 3 --seeds 2 --total-steps 10 "
         "--set shaping=std --set clip_actions=true --search sigma=1:2"
@@ -71,6 +72,7 @@ def test_a_methods_own_settings_go_over_its_tasks(
         "es-rl tune T-v0 --algo ars --study S --trials 4 --seeds 2 --total-steps 10 "
         "--set clip_actions=true --set hidden=3,4 --set policy=mlp --search sigma=1:2"
     )
+    assert parallel == nres.replace(" --search", " --set n_pairs=7 --search")
 
 
 def test_what_was_found_is_of_the_searches_that_are_listed(script: ModuleType) -> None:
@@ -101,8 +103,8 @@ def test_a_search_that_fails_keeps_nothing(tmp_path: Path) -> None:
 def test_presets_have_what_was_found(path: Path) -> None:
     found = json.loads(path.read_text(encoding="utf-8"))
     algo, _, kind = path.stem.partition("-")
-    given = {"env": path.parent.name, "algo": algo, **({"policy": kind} if kind else {})}
-    preset = resolve(given).config.to_dict()
+    given = {"env": path.parent.name, "algo": algo}
+    preset = resolve(given, preset=f"{kind}-{path.parent.name}" if kind else None).config.to_dict()
     fixed, _ = read_settings(after(shlex.split(found["command"]), "--set"), [algo])
     fixed.pop("lr_schedule", None)  # stretched to the preset's budget
     wanted = {name: list(v) if isinstance(v, tuple) else v for name, v in fixed.items()}
