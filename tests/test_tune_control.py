@@ -103,8 +103,9 @@ def test_a_search_that_fails_keeps_nothing(tmp_path: Path) -> None:
 def test_presets_have_what_was_found(path: Path) -> None:
     found = json.loads(path.read_text(encoding="utf-8"))
     algo, _, kind = path.stem.partition("-")
-    given = {"env": path.parent.name, "algo": algo}
-    preset = resolve(given, preset=f"{kind}-{path.parent.name}" if kind else None).config.to_dict()
+    given = {"env": path.parent.name, "algo": algo, **({"policy": kind} if kind == "mlp" else {})}
+    named = f"{kind}-{path.parent.name}" if kind not in ("", "mlp") else None
+    preset = resolve(given, preset=named).config.to_dict()
     fixed, _ = read_settings(after(shlex.split(found["command"]), "--set"), [algo])
     fixed.pop("lr_schedule", None)  # stretched to the preset's budget
     wanted = {name: list(v) if isinstance(v, tuple) else v for name, v in fixed.items()}
