@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from es_rl.schedules import Schedule, constant
+from es_rl.schedules import OverSteps, Schedule, constant
 from es_rl.tasks import State, state_array
 
 __all__ = ["OPTIMIZERS", "SGD", "Adam", "ClipUp", "Momentum", "Optimizer", "make_optimizer"]
+
+_COUNTERS = ("updates", "total_steps")
 
 
 class Optimizer:
@@ -27,6 +29,8 @@ class Optimizer:
 
     Attributes:
         updates: updates made so far; the schedule is asked with this number.
+        total_steps: environment steps so far, which whoever has them made counts here; a schedule
+            that is `OverSteps` is asked with this number.
     """
 
     slots: tuple[str, ...] = ()
@@ -46,7 +50,7 @@ class Optimizer:
                 f"{1 / rate:g}, where no parameter outlives an update"
             )
         self.weight_decay = weight_decay
-        self.updates = 0
+        self.updates = self.total_steps = 0
         self._slots = {name: np.zeros(num_params) for name in self.slots}
 
     def step(self, theta: NDArray[np.float64], gradient: NDArray[np.float64]) -> None:
@@ -58,7 +62,9 @@ class Optimizer:
         """
         before = {name: value.copy() for name, value in self._slots.items()}
         moved = theta.copy()
-        rate = self.schedule(self.updates)
+        rate = self.schedule(
+            self.total_steps if isinstance(self.schedule, OverSteps) else self.updates
+        )
         with np.errstate(over="ignore", invalid="ignore"):  # looked at below
             if self.weight_decay:
                 moved *= 1.0 - rate * self.weight_decay
@@ -81,7 +87,8 @@ class Optimizer:
     def state_dict(self) -> State:
         """Return everything that continuing needs."""
         state: State = {name: value.copy() for name, value in self._slots.items()}
-        state["updates"] = np.array(self.updates, np.int64)
+        for name in _COUNTERS:
+            state[name] = np.array(getattr(self, name), np.int64)
         return state
 
     def load_state_dict(self, state: Mapping[str, NDArray[Any]]) -> None:
@@ -90,13 +97,14 @@ class Optimizer:
         Raises:
             ValueError: if the state is of another optimiser or number of parameters.
         """
-        if set(state) != {*self.slots, "updates"}:
+        if set(state) != (names := {*self.slots, *_COUNTERS}):
             raise ValueError(
                 f"the state of the optimiser has {sorted(state)}, {type(self).__name__} needs "
-                f"{sorted({*self.slots, 'updates'})}"
+                f"{sorted(names)}"
             )
         values = {name: state_array(state, name, target) for name, target in self._slots.items()}
-        self.updates = int(state_array(state, "updates", np.zeros((), np.int64)))
+        counts = [int(state_array(state, name, np.zeros((), np.int64))) for name in _COUNTERS]
+        self.updates, self.total_steps = counts
         for name, value in values.items():
             self._slots[name][:] = value
 

@@ -313,8 +313,8 @@ OPTIONS: Mapping[str, Option] = {
     "lr_schedule": Option(
         LearningRateSchedule(),
         _OPTIMIZER,
-        "constant, piecewise:UPDATE=FACTOR,..., linear:UPDATES[:END_FACTOR] or "
-        "cosine:UPDATES[:END_FACTOR].",
+        "constant, piecewise:WHEN=FACTOR,..., linear:WHEN[:END_FACTOR] or "
+        "cosine:WHEN[:END_FACTOR]; WHEN is in updates, or in steps: 2500000steps.",
         default="constant",
     ),
     "starts": Option(

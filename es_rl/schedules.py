@@ -1,45 +1,64 @@
-"""Learning rates as functions of the update number."""
+"""Learning rates as functions of the updates, or of the environment steps, made so far."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
-__all__ = ["Schedule", "constant", "cosine", "linear", "parse_schedule", "piecewise"]
+__all__ = ["OverSteps", "Schedule", "constant", "cosine", "linear", "parse_schedule", "piecewise"]
 
 Schedule = Callable[[int], float]
-"""Maps the number of updates already made to a learning rate."""
+"""Maps the number of updates already made to a learning rate; of steps, if it is `OverSteps`."""
+
+
+@dataclass(frozen=True)
+class OverSteps:
+    """A schedule that is asked with the environment steps so far, not with the updates.
+
+    Where episodes grow while a policy learns, so do the steps of an update, many times over:
+    updates then say little about how much of a budget is left.
+
+    Attributes:
+        schedule: maps the number of steps to a learning rate.
+    """
+
+    schedule: Schedule
+
+    def __call__(self, total_steps: int) -> float:
+        """Return the learning rate after `total_steps`."""
+        return self.schedule(total_steps)
 
 
 def constant(value: float) -> Schedule:
     """Return `value` for ever."""
-    return lambda update: value
+    return lambda count: value
 
 
 def piecewise(value: float, factors: dict[int, float]) -> Schedule:
     """Return `value` times the factor of the last boundary reached (1 before the first)."""
     boundaries = sorted(factors.items())
 
-    def schedule(update: int) -> float:
+    def schedule(count: int) -> float:
         factor = 1.0
         for boundary, candidate in boundaries:
-            if update >= boundary:
+            if count >= boundary:
                 factor = candidate
         return value * factor
 
     return schedule
 
 
-def linear(value: float, n_updates: int, end_factor: float = 0.0) -> Schedule:
-    """Go from `value` to `value * end_factor` in a line over `n_updates`, then stay."""
-    return lambda update: value * (1.0 + (end_factor - 1.0) * min(update / n_updates, 1.0))
+def linear(value: float, length: int, end_factor: float = 0.0) -> Schedule:
+    """Go from `value` to `value * end_factor` in a line over `length` updates, then stay."""
+    return lambda count: value * (1.0 + (end_factor - 1.0) * min(count / length, 1.0))
 
 
-def cosine(value: float, n_updates: int, end_factor: float = 0.0) -> Schedule:
-    """Go from `value` to `value * end_factor` in half a cosine over `n_updates`, then stay."""
+def cosine(value: float, length: int, end_factor: float = 0.0) -> Schedule:
+    """Go from `value` to `value * end_factor` in half a cosine over `length` updates, then stay."""
 
-    def schedule(update: int) -> float:
-        share = 0.5 * (1.0 + math.cos(math.pi * min(update / n_updates, 1.0)))
+    def schedule(count: int) -> float:
+        share = 0.5 * (1.0 + math.cos(math.pi * min(count / length, 1.0)))
         return value * (end_factor + (1.0 - end_factor) * share)
 
     return schedule
@@ -49,9 +68,13 @@ def parse_schedule(text: str, learning_rate: float) -> Schedule:
     """Read a schedule as the command line and presets write it.
 
     Args:
-        text: "constant", "piecewise:UPDATE=FACTOR,...", "linear:UPDATES[:END_FACTOR]" or
-            "cosine:UPDATES[:END_FACTOR]"; factors multiply `learning_rate`.
+        text: "constant", "piecewise:WHEN=FACTOR,...", "linear:WHEN[:END_FACTOR]" or
+            "cosine:WHEN[:END_FACTOR]". WHEN is a number of updates, as in 300, or of environment
+            steps, as in 2500000steps; factors multiply `learning_rate`.
         learning_rate: the rate at the start.
+
+    Returns:
+        a schedule over updates, or over steps (`OverSteps`).
 
     Raises:
         ValueError: says what is wrong with `text` or with `learning_rate`.
@@ -60,27 +83,39 @@ def parse_schedule(text: str, learning_rate: float) -> Schedule:
         raise ValueError(f"learning_rate={learning_rate}: must be a positive number")
     name, _, rest = text.partition(":")
     problem = ValueError(
-        f"lr_schedule={text!r}: write constant, piecewise:UPDATE=FACTOR,..., "
-        "linear:UPDATES[:END_FACTOR] or cosine:UPDATES[:END_FACTOR]"
+        f"lr_schedule={text!r}: write constant, piecewise:WHEN=FACTOR,..., "
+        "linear:WHEN[:END_FACTOR] or cosine:WHEN[:END_FACTOR], where WHEN is a number of updates, "
+        "as in 300, or of steps, as in 2500000steps"
     )
     try:
         if name == "constant" and not rest:
             return constant(learning_rate)
         if name == "piecewise":
             parts = [item.split("=") for item in rest.split(",")]
-            factors = {int(update): _factor(factor) for update, factor in parts}
-            if min(factors) < 1 or len(factors) < len(parts):
+            factors = {_count(when): _factor(factor) for when, factor in parts}
+            if len(factors) < len(parts) or len(in_steps := {steps for _, steps in factors}) > 1:
                 raise problem
-            return piecewise(learning_rate, factors)
+            schedule = piecewise(learning_rate, {n: f for (n, _), f in factors.items()})
+            return OverSteps(schedule) if True in in_steps else schedule
         if name in ("linear", "cosine"):
-            updates, *end = rest.split(":")
-            if int(updates) < 1 or len(end) > 1:
+            when, *end = rest.split(":")
+            if len(end) > 1:
                 raise problem
+            number, is_in_steps = _count(when)
             make = linear if name == "linear" else cosine
-            return make(learning_rate, int(updates), _factor(end[0]) if end else 0.0)
+            schedule = make(learning_rate, number, _factor(end[0]) if end else 0.0)
+            return OverSteps(schedule) if is_in_steps else schedule
     except ValueError:
         raise problem from None
     raise problem
+
+
+def _count(text: str) -> tuple[int, bool]:
+    """Return the number in 300 or 300steps, and whether it is of steps."""
+    number = int(text.removesuffix("steps"))
+    if number < 1:
+        raise ValueError(text)
+    return number, text.endswith("steps")
 
 
 def _factor(text: str) -> float:

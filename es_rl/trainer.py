@@ -105,6 +105,7 @@ class Trainer:
     def _charge(self, sequential_steps: int, total_steps: int, episodes: int) -> None:
         self.sequential_steps += sequential_steps
         self.total_steps += total_steps
+        self.optimizer.total_steps += total_steps
         self.episodes += episodes
 
     def update(self) -> UpdateRecord:

@@ -17,6 +17,7 @@ from es_rl.plotting import draw, make_panels, save_figure
 __all__ = ["Result", "pictures", "task_tables"]
 
 _SHARES = (0.2, 0.5, 1.0)  # of the task's budget, at which rewards are told
+_N_RESAMPLES = 20_000  # of the ratios' bootstrap
 _LOGARITHMIC_FROM = 5  # times the shortest run's steps or seconds in the longest's
 
 
@@ -69,11 +70,13 @@ def task_tables(results: Sequence[Result], about: Mapping[str, Any]) -> str:
     """
     groups = _by_method(results)
     parts = [_rewards(groups, about["budget"]), _reached(groups, about["thresholds"])]
+    if "ratios" in about:
+        parts.append(_ratios(groups, about["ratios"]))
     if "each_run" in about:
         parts.append(_each_run(groups, about["each_run"], about["thresholds"][-1]))
     if "published" in about:
         parts.append(_published(about["published"]))
-    return "\n\n".join(parts)
+    return "\n\n".join(part for part in parts if part)
 
 
 def _by_method(results: Sequence[Result]) -> dict[str, list[Result]]:
@@ -136,6 +139,60 @@ def _reached(groups: Mapping[str, Sequence[Result]], thresholds: Sequence[float]
         "Median over seeds until an evaluation reaches a reward (– where half the seeds never did):"
     )
     return head + "\n\n" + table(rows)
+
+
+def _ratios(groups: Mapping[str, Sequence[Result]], ratios: Sequence[Mapping[str, Any]]) -> str:
+    """Return how many times as many steps one method needs as another, both of them run.
+
+    Args:
+        groups: runs by method.
+        ratios: each the methods `of` and `to`, and the rewards `at` which they are compared.
+    """
+    rows = []
+    for ratio in ratios:
+        if not {ratio["of"], ratio["to"]} <= groups.keys():
+            continue
+        for threshold in ratio["at"]:
+            row = {"method": f"{ratio['of']} / {ratio['to']}", "reward": f"{threshold:g}"}
+            for axis in ("sequential", "total"):
+                of, to = (
+                    [first_at(run, threshold, axis) for run in groups[ratio[side]]]
+                    for side in ("of", "to")
+                )
+                text = "{:.3g} [{:.3g} to {:.3g}]".format(*median_ratio(of, to))
+                row[f"{axis} steps"] = text.replace("inf", "∞")
+            rows.append(row)
+    head = (
+        "Ratio of the medians of steps until an evaluation reaches a reward "
+        "[95% bootstrap interval, seeds of either method drawn apart]:"
+    )
+    return head + "\n\n" + table(rows) if rows else ""
+
+
+def median_ratio(of: Sequence[float], to: Sequence[float]) -> tuple[float, float, float]:
+    """Return the ratio of two medians, and the ends of its percentile bootstrap interval.
+
+    Args:
+        of: steps of each run, infinite where it never got there; at least two, as of `to`.
+        to: likewise.
+
+    Returns:
+        (ratio, low, high). A ratio is infinite, or 0, where half the runs of one never got there.
+        Of a draw in which half of both did not it may be anything, and is taken to be 0 for the
+        lower end, infinite for the upper one. NaN is the ratio of such runs themselves.
+    """
+    drawn = np.random.default_rng(0)
+    medians = [
+        np.median(drawn.choice(values, (_N_RESAMPLES, len(values))), axis=1) for values in (of, to)
+    ]
+    with np.errstate(invalid="ignore"):
+        middle = np.median(of) / np.median(to)
+        ratios = medians[0] / medians[1]
+    low, high = (
+        np.percentile(np.where(np.isnan(ratios), unknown, ratios), share, method="inverted_cdf")
+        for unknown, share in ((0.0, 2.5), (np.inf, 97.5))
+    )
+    return float(middle), float(low), float(high)
 
 
 def _each_run(

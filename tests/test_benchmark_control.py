@@ -117,6 +117,47 @@ def test_the_median_time_to_a_threshold_counts_those_that_never_reached_it(scrip
     assert "| nres | 40 | 2/3 | 300 | 30 | 3.0 |" in text
 
 
+def test_the_ratio_of_medians_has_the_interval_of_both_methods_seeds(script: Any) -> None:
+    median_ratio = script("control_report").median_ratio
+    rng = np.random.default_rng(4)
+    of, to = rng.normal(80.0, 8.0, 400), rng.normal(10.0, 0.5, 400)
+    middle, low, high = median_ratio(of, to)
+    assert middle == np.median(of) / np.median(to)
+    # of a normal median: √(π/2)·σ/√n, relative here 0.0063 and 0.0031, together 0.0070
+    half = 1.96 * 0.0070 * 8.0
+    assert low == pytest.approx(middle - half, abs=0.3 * half)
+    assert high == pytest.approx(middle + half, abs=0.3 * half)
+    assert median_ratio([30.0] * 5, [10.0] * 5) == (3.0, 3.0, 3.0)
+    inf = float("inf")
+    assert median_ratio([30.0, 30.0, 30.0, inf, inf], [10.0] * 5) == (3.0, 3.0, inf)
+    assert median_ratio([30.0] * 5, [10.0, 10.0, 10.0, inf, inf]) == (3.0, 0.0, 3.0)
+    # some draws have no median on either side: their ratios may be anything
+    assert median_ratio([30.0, inf, 30.0], [10.0, inf, 10.0]) == (3.0, 0.0, inf)
+    assert np.isnan(median_ratio([inf], [inf])[0])
+
+
+def test_the_ratios_that_a_task_asks_for_are_told_of_methods_that_were_run(script: Any) -> None:
+    report = script("control_report")
+    about = {
+        "budget": 300,
+        "thresholds": [50.0],
+        "ratios": [
+            {"of": "fulles", "to": "nres", "at": [50.0, 20.0]},
+            {"of": "pes", "to": "nres", "at": [50.0]},
+        ],
+    }
+    runs = [
+        make_result(report, seed=seed, method=method, reward=reward)
+        for seed in (0, 1)
+        for method, reward in (("nres", [50.0, 0.0, 0.0]), ("fulles", [20.0, 40.0, 50.0]))
+    ]
+    lines = report.task_tables(runs, about).split("\n")
+    assert "| fulles / nres | 50 | 3 [3 to 3] | 3 [3 to 3] |" in lines
+    assert "| fulles / nres | 20 | 1 [1 to 1] | 1 [1 to 1] |" in lines
+    assert not [line for line in lines if line.startswith("| pes")]
+    assert "Ratio" not in report.task_tables(runs[::2], about)
+
+
 def test_each_run_has_a_line_of_its_own_where_the_task_asks_for_it(script: Any) -> None:
     report = script("control_report")
     about = {"budget": 300, "thresholds": [9.0, 45.0], "each_run": [[100, 300], [200]]}

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from es_rl.optimizers import OPTIMIZERS, SGD, Adam, ClipUp, Momentum, make_optimizer
-from es_rl.schedules import linear, piecewise
+from es_rl.schedules import OverSteps, linear, piecewise
 
 
 def _path(optimizer, gradients, start):
@@ -111,6 +111,20 @@ def test_schedule_is_asked_with_the_number_of_updates_made(name):
         optimizer.step(np.zeros(1), np.ones(1))
     assert asked == [0, 1, 2]
     assert optimizer.updates == 3
+
+
+def test_a_schedule_over_steps_is_asked_with_the_steps_counted_so_far():
+    asked = []
+
+    def schedule(count):
+        asked.append(count)
+        return 0.1
+
+    optimizer = SGD(1, OverSteps(schedule))
+    for steps in (7, 30, 5):
+        optimizer.total_steps += steps
+        optimizer.step(np.zeros(1), np.ones(1))
+    assert asked == [7, 37, 42]
 
 
 def test_a_drop_of_the_rate_takes_effect_at_its_update():

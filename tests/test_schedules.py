@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+import re
 
 import pytest
 
-from es_rl.schedules import constant, cosine, linear, parse_schedule, piecewise
+from es_rl.schedules import OverSteps, constant, cosine, linear, parse_schedule, piecewise
 
 
 @pytest.mark.parametrize(
@@ -50,6 +51,16 @@ def test_text_means_its_schedule(text, twin):
         assert schedule(update) == twin(update)
 
 
+@pytest.mark.parametrize("text", ["linear:500:0.1", "cosine:500", "piecewise:500=0.5,1000=0.25"])
+def test_steps_in_the_place_of_updates_are_the_same_schedule_over_steps(text):
+    in_steps = parse_schedule(re.sub("(500|1000)(?=[:=]|$)", r"\1steps", text), 0.3)
+    in_updates = parse_schedule(text, 0.3)
+    assert isinstance(in_steps, OverSteps)
+    assert not isinstance(in_updates, OverSteps)
+    for count in (0, 1, 250, 499, 500, 999, 1000, 5000):
+        assert in_steps(count) == in_updates(count)
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -58,14 +69,17 @@ def test_text_means_its_schedule(text, twin):
         "linear:10:0.1:2", "cosine", "cosine:0", "cosine:10:x", "piecewise", "piecewise:",
         "piecewise:10", "piecewise:10=", "piecewise:=0.1", "piecewise:0=0.1", "piecewise:10=-1",
         "piecewise:10=0.1,", "piecewise:10=0.1=2", "piecewise:10=0.1,10=0.2", "piecewise:x=1",
-        "Linear:10", " constant",
+        "Linear:10", " constant", "linear:steps", "linear:0steps", "linear:10 step",
+        "linear:1e6steps", "linear:10stepssteps", "piecewise:10=0.5,20steps=0.1",
+        "piecewise:10steps=0.1,10steps=0.2",
+        "piecewise:10=0.5,10steps=0.5",
     ],
 )  # fmt: skip
 def test_text_that_means_nothing_is_refused_with_what_it_says(text):
     with pytest.raises(ValueError, match=r"^lr_schedule=") as caught:
         parse_schedule(text, 0.1)
     assert repr(text) in str(caught.value)
-    assert "piecewise:UPDATE=FACTOR" in str(caught.value)
+    assert "piecewise:WHEN=FACTOR" in str(caught.value)
 
 
 @pytest.mark.parametrize("rate", [0.0, -0.1, math.nan, math.inf])

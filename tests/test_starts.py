@@ -22,6 +22,7 @@ from es_rl.optimizers import SGD
 from es_rl.options import ConfigError
 from es_rl.policies import load_policy
 from es_rl.progress import ProgressFile
+from es_rl.schedules import parse_schedule
 from es_rl.starts import Judgement, SeveralStarts, config_under_way, start_seed
 from es_rl.tasks import State
 from es_rl.trainer import Trainer
@@ -37,6 +38,7 @@ GIVEN: dict[str, Any] = {
     "starts": 3,
     "start_steps": 300,
     "normalize_observations": True,
+    "lr_schedule": "linear:900steps:0.1",
 }
 
 
@@ -71,11 +73,14 @@ class Constant:
         self.updates = int(state["updates"])
 
 
-def known_starts(gradients: list[float], start_steps: int = 20) -> SeveralStarts:
+def known_starts(
+    gradients: list[float], start_steps: int = 20, schedule: str = "constant"
+) -> SeveralStarts:
     """Starts of which number k walks by -gradients[k] an update and is judged by θ."""
 
     def make(start: int) -> Trainer:
-        return Trainer(Constant(gradients[start]), SGD(1, 1.0), np.zeros(1))
+        optimizer = SGD(1, parse_schedule(schedule, 1.0))
+        return Trainer(Constant(gradients[start]), optimizer, np.zeros(1))
 
     def judge(theta: NDArray[np.float64], normalizer: object) -> Evaluation:
         return Evaluation(np.array([theta[0]]), np.array([7]))
@@ -100,6 +105,13 @@ def test_the_start_with_the_highest_reward_goes_on_and_all_steps_count() -> None
     ]
     assert trainer.start_number == 1
     assert not trainer.is_choosing
+
+
+def test_a_schedule_over_steps_counts_those_of_its_own_start() -> None:
+    trainer = known_starts([-4.0, -8.0], schedule="piecewise:13steps=0.5,24steps=0.25")
+    thetas = [float((trainer.update(), trainer.theta)[1][0]) for _ in range(6)]
+    # a start stands at 3 steps before its first update, at 13 before its second, at 23, at 33
+    assert thetas == [4, 6, 8, 12, 16, 18]
 
 
 def test_of_equal_starts_the_first_goes_on() -> None:
