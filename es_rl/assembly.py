@@ -242,7 +242,9 @@ def _several_starts(
             eval_task, theta, n_episodes=_JUDGED_EPISODES, seed=_JUDGED_SEED, normalizer=normalizer
         )
 
-    return SeveralStarts(make, judge, config.starts, config.start_steps)
+    return SeveralStarts(
+        make, judge, config.starts, config.start_steps, good_reward=config.start_reward
+    )
 
 
 def _integrator_change(

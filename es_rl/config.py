@@ -76,6 +76,7 @@ class TrainConfig:
     lr_schedule: str
     starts: int | None
     start_steps: int | None
+    start_reward: float | None
     policy: str
     hidden: tuple[int, ...] | None
     activation: str | None
@@ -126,7 +127,7 @@ class TrainConfig:
                 )
         if self.integrator_steps is not None:
             self._check_integrator_steps()
-        if self.has_starts or self.start_steps is not None:
+        if self.has_starts or self.start_steps is not None or self.start_reward is not None:
             self._check_starts()
         if self.top_pairs is not None and self.top_pairs > self.n_pairs:
             raise ConfigError(
@@ -183,9 +184,10 @@ class TrainConfig:
 
     def _check_starts(self) -> None:
         if not self.has_starts:
+            name = "start_steps" if self.start_steps is not None else "start_reward"
             raise ConfigError(
-                f"--start-steps {self.start_steps}: there is one start alone, which has all steps; "
-                "add --starts, such as 4, or leave it out"
+                f"{flag(name)} {shown(getattr(self, name))}: there is one start alone, which has "
+                "all steps; add --starts, such as 4, or leave it out"
             )
         if self.start_steps is None:
             raise ConfigError(

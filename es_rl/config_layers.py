@@ -162,6 +162,7 @@ def _merge(layers: list[_Layer], algo: str) -> dict[str, Any]:
             values.pop("integrator_steps", None)
         if layer.values.get("starts") == 1:
             values.pop("start_steps", None)
+            values.pop("start_reward", None)
         values.update(layer.values)
         origin.update(dict.fromkeys(layer.values, layer))
     for name in list(values):

@@ -330,6 +330,13 @@ OPTIONS: Mapping[str, Option] = {
         "Total steps of each of them, before they are judged (with --starts 2 or more).",
         optional=True,
     ),
+    "start_reward": Option(
+        Real(),
+        _OPTIMIZER,
+        "Reward from which on a start that is judged goes on at once, without those after it "
+        "(with --starts 2 or more).",
+        optional=True,
+    ),
     "policy": Option(Choice(("linear", "mlp")), _POLICY, "Kind of policy.", default="linear"),
     "hidden": Option(
         Widths(),

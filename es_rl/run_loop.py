@@ -203,8 +203,9 @@ class RunLoop:
         assert c.starts is not None
         assert c.start_steps is not None
         if c.total_steps <= c.starts * c.start_steps:
+            verb = "ends" if c.start_reward is None else "may end"
             self._display.note(
-                f"--total-steps {c.total_steps}: ends before {c.starts} starts have had "
+                f"--total-steps {c.total_steps}: {verb} before {c.starts} starts have had "
                 f"{c.start_steps:,} steps each and the best goes on; give more, or --starts 1"
             )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -44,7 +45,7 @@ def config_under_way(config: TrainConfig, state: Mapping[str, NDArray[Any]]) -> 
     if "starts/clock" not in state:
         return config
     seed = start_seed(config.seed, int(state["starts/clock"][0]))
-    return replace(config, seed=seed, starts=None, start_steps=None)
+    return replace(config, seed=seed, starts=None, start_steps=None, start_reward=None)
 
 
 class Judgement(NamedTuple):
@@ -85,6 +86,7 @@ class SeveralStarts(Trainer):
         judge: evaluates θ (d,) with its normalizer.
         n_starts: how many.
         start_steps: environment steps after which a start is judged, its own alone.
+        good_reward: a start judged at this or above goes on at once, and no other begins.
 
     Attributes:
         start_number: the start under way, or gone on with.
@@ -93,12 +95,19 @@ class SeveralStarts(Trainer):
     """
 
     def __init__(
-        self, make: Callable[[int], Trainer], judge: Judge, n_starts: int, start_steps: int
+        self,
+        make: Callable[[int], Trainer],
+        judge: Judge,
+        n_starts: int,
+        start_steps: int,
+        *,
+        good_reward: float | None = None,
     ) -> None:
         first = make(0)
         super().__init__(first.estimator, first.optimizer, first.theta)
         self._make, self._judge = make, judge
         self.n_starts, self.start_steps = n_starts, start_steps
+        self.good_reward = math.inf if good_reward is None else good_reward
         self.start_number = self._begun_at = 0
         self.is_choosing = True
         self._best: tuple[int, float, State] | None = None
@@ -121,7 +130,7 @@ class SeveralStarts(Trainer):
         if self._best is None or evaluation.mean > self._best[1]:
             self._best = (start, evaluation.mean, self._parts_state())
         best, reward, state = self._best
-        is_last = start + 1 == self.n_starts
+        is_last = start + 1 == self.n_starts or evaluation.mean >= self.good_reward
         if is_last:
             self._adopt(best)
             self._load_parts(state)

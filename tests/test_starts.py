@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -74,7 +75,10 @@ class Constant:
 
 
 def known_starts(
-    gradients: list[float], start_steps: int = 20, schedule: str = "constant"
+    gradients: list[float],
+    start_steps: int = 20,
+    schedule: str = "constant",
+    good_reward: float | None = None,
 ) -> SeveralStarts:
     """Starts of which number k walks by -gradients[k] an update and is judged by θ."""
 
@@ -85,7 +89,7 @@ def known_starts(
     def judge(theta: NDArray[np.float64], normalizer: object) -> Evaluation:
         return Evaluation(np.array([theta[0]]), np.array([7]))
 
-    return SeveralStarts(make, judge, len(gradients), start_steps)
+    return SeveralStarts(make, judge, len(gradients), start_steps, good_reward=good_reward)
 
 
 def test_the_start_with_the_highest_reward_goes_on_and_all_steps_count() -> None:
@@ -112,6 +116,25 @@ def test_a_schedule_over_steps_counts_those_of_its_own_start() -> None:
     thetas = [float((trainer.update(), trainer.theta)[1][0]) for _ in range(6)]
     # a start stands at 3 steps before its first update, at 13 before its second, at 23, at 33
     assert thetas == [4, 6, 8, 12, 16, 18]
+
+
+@pytest.mark.parametrize(
+    ("good_reward", "thetas"),
+    [
+        (6.0, [1, 2, 3, 6, 9, 12]),  # the second is as good as that, and the last of them
+        (6.5, [1, 2, 3, 6, 2, 4, 9, 12]),  # none is
+        (2.0, [1, 2, 3, 4]),
+        (-1.0, [1, 2, 3, 4]),
+    ],
+)
+def test_a_start_that_is_good_goes_on_at_once(good_reward: float, thetas: list[float]) -> None:
+    trainer = known_starts([-1.0, -3.0, -2.0], good_reward=good_reward)
+    heard: list[Judgement] = []
+    trainer.on_judgement = heard.append
+    assert [float((trainer.update(), trainer.theta)[1][0]) for _ in thetas] == thetas
+    assert [one.is_last for one in heard] == [False] * (len(heard) - 1) + [True]
+    assert not trainer.is_choosing
+    assert trainer.start_number == heard[-1].best
 
 
 def test_of_equal_starts_the_first_goes_on() -> None:
@@ -241,6 +264,11 @@ def test_a_state_that_none_saved_is_refused(change: dict[str, Any], message: str
         ({"start_steps": None}, "--starts 3: give --start-steps"),
         ({"starts": None}, "--start-steps 300: there is one start alone.*add --starts"),
         ({"starts": 1}, "--start-steps 300: there is one start alone"),
+        (
+            {"starts": None, "start_steps": None, "start_reward": 9.5},
+            "--start-reward 9.5: there is one start alone.*add --starts",
+        ),
+        ({"start_reward": float("nan")}, "--start-reward nan: must be"),
         ({"engine": "ray"}, "--starts 3: needs all pairs in one process"),
         ({"starts": 0}, "--starts 0: must be"),
     ],
@@ -253,8 +281,8 @@ def test_starts_that_cannot_be_are_refused(given: dict[str, Any], message: str) 
 def test_one_start_puts_a_presets_starts_away(tmp_path: Path) -> None:
     preset = tmp_path / "mine.yaml"
     preset.write_text(
-        "InvertedPendulum-v4: {starts: 3, start_steps: 300, n_pairs: 3, sigma: 0.1,"
-        " optimizer: sgd, learning_rate: 0.1, updates: 5}\n"
+        "InvertedPendulum-v4: {starts: 3, start_steps: 300, start_reward: 9, n_pairs: 3,"
+        " sigma: 0.1, optimizer: sgd, learning_rate: 0.1, updates: 5}\n"
     )
     given = {"env": "InvertedPendulum-v4", "algo": "nres"}
     assert resolve(given, preset=str(preset)).config.has_starts
@@ -278,6 +306,14 @@ def test_a_run_tells_how_its_starts_were_judged(run: Run) -> None:
     assert "note: start 1 of 2: reward " in shown
     assert "; training goes on with start " in shown
     assert "ends before" not in shown
+
+
+def test_a_run_goes_on_with_its_first_start_if_that_is_good(run: Run) -> None:
+    outcome = run(*f"{WORDS} 400 --start-reward 1".split())
+    assert outcome.code == 0, outcome.err
+    shown = " ".join((outcome.out + outcome.err).split())
+    assert re.search(r"note: start 1 of 2: reward [\d.]+.*?training goes on with start 1", shown)
+    assert "may end before 2 starts have had 200 steps each" in shown
 
 
 def test_a_run_that_will_end_while_it_chooses_says_so(run: Run) -> None:

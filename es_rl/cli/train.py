@@ -81,6 +81,7 @@ def train(
     lr_schedule: Annotated[_Text, _option("lr_schedule")] = None,
     starts: Annotated[_Text, _option("starts")] = None,
     start_steps: Annotated[_Text, _option("start_steps")] = None,
+    start_reward: Annotated[_Text, _option("start_reward")] = None,
     policy: Annotated[_Text, _option("policy")] = None,
     hidden: Annotated[_Text, _option("hidden")] = None,
     activation: Annotated[_Text, _option("activation")] = None,
