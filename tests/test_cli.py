@@ -60,7 +60,7 @@ ERRORS = {
     (*TRAIN, "--sigma", "0"): ("--sigma 0: ", "positive number"),
     (*TRAIN, "--sigma", "nan"): ("--sigma nan: ", "positive number"),
     (*TRAIN, "--learning-rate", "-1"): ("--learning-rate -1: ", "positive number"),
-    (*TRAIN, "--lr-schedule", "cosin:9"): ("--lr-schedule cosin:9: ", "cosine:UPDATES"),
+    (*TRAIN, "--lr-schedule", "cosin:9"): ("--lr-schedule cosin:9: ", "cosine:WHEN"),
     (*TRAIN, "--noise-period", "100"): ("--noise-period 100: does not apply", "only to gpes"),
     ("train", "Swimmer-v4", "--algo", "gpes", "--noise-period", "150"): (
         "--noise-period 150: must be a multiple", "--unroll-length 100"),
