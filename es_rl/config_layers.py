@@ -161,8 +161,8 @@ def _merge(layers: list[_Layer], algo: str) -> dict[str, Any]:
         if "integrator" in layer.values:
             values.pop("integrator_steps", None)
         if layer.values.get("starts") == 1:
-            values.pop("start_steps", None)
-            values.pop("start_reward", None)
+            for name in ("start_steps", "start_reward"):
+                values.pop(name, None)
         values.update(layer.values)
         origin.update(dict.fromkeys(layer.values, layer))
     for name in list(values):

@@ -11,6 +11,8 @@ __all__ = ["OverSteps", "Schedule", "constant", "cosine", "linear", "parse_sched
 Schedule = Callable[[int], float]
 """Maps the number of updates already made to a learning rate; of steps, if it is `OverSteps`."""
 
+_STEPS = "steps"  # ends a number of environment steps in a schedule's text
+
 
 @dataclass(frozen=True)
 class OverSteps:
@@ -50,12 +52,12 @@ def piecewise(value: float, factors: dict[int, float]) -> Schedule:
 
 
 def linear(value: float, length: int, end_factor: float = 0.0) -> Schedule:
-    """Go from `value` to `value * end_factor` in a line over `length` updates, then stay."""
+    """Go from `value` to `value * end_factor` in a line until the count is `length`, then stay."""
     return lambda count: value * (1.0 + (end_factor - 1.0) * min(count / length, 1.0))
 
 
 def cosine(value: float, length: int, end_factor: float = 0.0) -> Schedule:
-    """Go from `value` to `value * end_factor` in half a cosine over `length` updates, then stay."""
+    """Go from `value` to `value * end_factor` in half a cosine until `length`, then stay."""
 
     def schedule(count: int) -> float:
         share = 0.5 * (1.0 + math.cos(math.pi * min(count / length, 1.0)))
@@ -92,30 +94,31 @@ def parse_schedule(text: str, learning_rate: float) -> Schedule:
             return constant(learning_rate)
         if name == "piecewise":
             parts = [item.split("=") for item in rest.split(",")]
+            in_steps = {when.endswith(_STEPS) for when, _ in parts}
             factors = {_count(when): _factor(factor) for when, factor in parts}
-            if len(factors) < len(parts) or len(in_steps := {steps for _, steps in factors}) > 1:
+            if len(factors) < len(parts) or len(in_steps) > 1:
                 raise problem
-            schedule = piecewise(learning_rate, {n: f for (n, _), f in factors.items()})
-            return OverSteps(schedule) if True in in_steps else schedule
-        if name in ("linear", "cosine"):
+            schedule = piecewise(learning_rate, factors)
+        elif name in ("linear", "cosine"):
             when, *end = rest.split(":")
             if len(end) > 1:
                 raise problem
-            number, is_in_steps = _count(when)
+            in_steps = {when.endswith(_STEPS)}
             make = linear if name == "linear" else cosine
-            schedule = make(learning_rate, number, _factor(end[0]) if end else 0.0)
-            return OverSteps(schedule) if is_in_steps else schedule
+            schedule = make(learning_rate, _count(when), _factor(end[0]) if end else 0.0)
+        else:
+            raise problem
     except ValueError:
         raise problem from None
-    raise problem
+    return OverSteps(schedule) if True in in_steps else schedule
 
 
-def _count(text: str) -> tuple[int, bool]:
-    """Return the number in 300 or 300steps, and whether it is of steps."""
-    number = int(text.removesuffix("steps"))
+def _count(text: str) -> int:
+    """Return the number in 300 or 300steps."""
+    number = int(text.removesuffix(_STEPS))
     if number < 1:
         raise ValueError(text)
-    return number, text.endswith("steps")
+    return number
 
 
 def _factor(text: str) -> float:

@@ -173,7 +173,7 @@ def median_ratio(of: Sequence[float], to: Sequence[float]) -> tuple[float, float
     """Return the ratio of two medians, and the ends of its percentile bootstrap interval.
 
     Args:
-        of: steps of each run, infinite where it never got there; at least two, as of `to`.
+        of: steps of each run, infinite where it never got there.
         to: likewise.
 
     Returns:
@@ -181,6 +181,7 @@ def median_ratio(of: Sequence[float], to: Sequence[float]) -> tuple[float, float
         Of a draw in which half of both did not it may be anything, and is taken to be 0 for the
         lower end, infinite for the upper one. NaN is the ratio of such runs themselves.
     """
+    # not scipy.stats.bootstrap, which needs finite values and two runs of each method
     drawn = np.random.default_rng(0)
     medians = [
         np.median(drawn.choice(values, (_N_RESAMPLES, len(values))), axis=1) for values in (of, to)
