@@ -201,16 +201,19 @@ def _each_run(
 ) -> str:
     """Return the reward of each run at total steps, a table for each of `spans`.
 
-    The last table also says when a run first was at `threshold`.
+    A table leaves out runs that ended before all of its steps. The last one also says when a run
+    first was at `threshold`.
     """
     tables = []
     for steps in spans:
         rows = []
         for method, runs in groups.items():
             for run in sorted(runs, key=lambda run: run.seed):
+                rewards = [reward_at(run, n) for n in steps]
+                if all(reward is None for reward in rewards):
+                    continue
                 row = {"method": method, "seed": run.seed}
-                for n in steps:
-                    reward = reward_at(run, n)
+                for n, reward in zip(steps, rewards, strict=True):
                     row[f"{n / 1e6:g}"] = "–" if reward is None else f"{reward:,.0f}"
                 if steps is spans[-1]:
                     first = first_at(run, threshold, "total")

@@ -164,8 +164,10 @@ def test_each_run_has_a_line_of_its_own_where_the_task_asks_for_it(script: Any) 
     two = [
         make_result(report, seed=1, total=[100, 200], reward=[1.0, 2000.0]),
         make_result(report, seed=0, reward=[1.0, 2.0, 3.0]),
+        make_result(report, seed=2, total=[20, 40], reward=[1.0, 2.0]),
     ]
     text = report.task_tables(two, about)
+    assert "| nres | 2 |" not in text
     lines = [
         "| method | seed | 0.0001 | 0.0003 |", "| nres | 0 | 1 | 3 |", "| nres | 1 | 1 | – |",
         "| method | seed | 0.0002 | first at 45 |", "| nres | 0 | 2 | – |",
