@@ -15,6 +15,7 @@ import argparse
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -92,16 +93,22 @@ def trials_of(study: Path) -> list[dict[str, Any]]:
 def run(search: Search, study: Path, jobs: int | None) -> dict[str, Any]:
     """Run a search to its end; return what is kept of it.
 
-    Ends the program with the command's own code if that is not 0.
+    Ends the program with the command's own code if that is not 0. A SIGTERM goes on to the command,
+    which saves its study, so that no search is left running without anyone to keep what it finds.
     """
     words = search.command(study)
     print(shlex.join(words), flush=True)
     program = Path(sys.executable).with_name(words[0])
     more = ["--json"] if jobs is None else ["--json", "--jobs", str(jobs)]
-    done = subprocess.run([program, *words[1:], *more], stdout=subprocess.PIPE, text=True)
-    if done.returncode != 0:
-        sys.exit(done.returncode)
-    found = json.loads(done.stdout)
+    with subprocess.Popen([program, *words[1:], *more], stdout=subprocess.PIPE, text=True) as tune:
+        before = signal.signal(signal.SIGTERM, lambda number, _: tune.send_signal(number))
+        try:
+            said, _ = tune.communicate()
+        finally:
+            signal.signal(signal.SIGTERM, before)
+    if tune.returncode != 0:
+        sys.exit(tune.returncode)
+    found = json.loads(said)
     return {
         "command": shlex.join(search.command(Path("STUDY"))),
         "best_settings": found["best_settings"],

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import itertools
 import json
+import os
 import shlex
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -96,6 +100,42 @@ def test_a_search_that_fails_keeps_nothing(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode != 0
     assert "holds other files and no study" in done.stderr
+    assert not (tmp_path / "found").exists()
+
+
+def test_a_search_that_is_told_to_stop_leaves_nothing_running(tmp_path: Path) -> None:
+    searches = tmp_path / "searches.yaml"
+    searches.write_text(
+        "InvertedPendulum-v4:\n  trials: 5000\n  seeds: 1\n  total_steps: 400\n"
+        "  search: {sigma: '0.01:0.1'}\n  methods: {pes: }\n"
+    )
+    code = (
+        f"import sys; sys.path.insert(0, {str(SCRIPTS)!r}); import pathlib, tune_control as t; "
+        f"t.SEARCHES = pathlib.Path({str(searches)!r}); t.main()"
+    )
+    words = ["--out", str(tmp_path / "found"), "--studies", str(tmp_path / "S"), "--jobs", "1"]
+    with subprocess.Popen(
+        [sys.executable, "-c", code, *words], stderr=subprocess.PIPE, text=True,
+        start_new_session=True,
+    ) as process:  # fmt: skip
+        assert process.stderr is not None
+        try:
+            said = []
+            while not said or said[-1][:6] not in ("", "trial "):
+                said.append(process.stderr.readline())
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(timeout=300) == 128 + signal.SIGTERM, said
+            for _ in range(600):  # what helped the command may end a moment after it
+                try:
+                    os.killpg(process.pid, 0)
+                except ProcessLookupError:
+                    break
+                time.sleep(0.1)
+            else:
+                pytest.fail("the search goes on")
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
     assert not (tmp_path / "found").exists()
 
 
