@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import faulty_environments as faulty
 import gymnasium as gym
 import numpy as np
 import pytest
+from waiting import within
 
 from es_rl.config_layers import resolve
 from es_rl.envs.faults import EnvironmentFaultError
@@ -317,18 +317,9 @@ def test_a_worker_that_hangs_does_not_outlive_a_killed_run(tmp_path: Path) -> No
         [sys.executable, "-c", code, *words], env=environment,
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     ) as process:  # fmt: skip
-        worker = int(_within(120, lambda: told.read_text() if told.exists() else ""))
+        worker = int(within(120, lambda: told.read_text() if told.exists() else ""))
         process.kill()
-    _within(30, lambda: not _is_running(worker))
-
-
-def _within(seconds: float, what: Any) -> Any:
-    """Return the first true value of `what`, a callable."""
-    deadline = time.monotonic() + seconds
-    while not (value := what()):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    return value
+    within(30, lambda: not _is_running(worker))
 
 
 def _is_running(process: int) -> bool:

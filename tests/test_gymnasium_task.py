@@ -13,6 +13,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from toy_environments import Foreign, Locked, make_thrown, make_wrapped
+from waiting import within
 
 from es_rl.envs.faults import EnvironmentFaultError, NotCopyableError, NotReproducibleError
 from es_rl.envs.gymnasium_task import GymnasiumTask
@@ -575,10 +576,7 @@ def test_workers_survive_a_ctrl_c_that_is_handled_and_end_with_the_main_process(
         assert process.stdout.readline() == "True\n"
         process.kill()
         process.wait()
-    deadline = time.monotonic() + 20
-    while any(alive(pid) for pid in pids) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not any(alive(pid) for pid in pids)
+    within(20, lambda: not any(alive(pid) for pid in pids))
 
 
 def test_close_may_be_called_twice_and_ends_the_processes():

@@ -11,12 +11,12 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+from waiting import within
 
 from es_rl.cli.settings import read_settings
 from es_rl.config_layers import resolve
@@ -103,6 +103,14 @@ def test_a_search_that_fails_keeps_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "found").exists()
 
 
+def _is_running(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
 def test_a_search_that_is_told_to_stop_leaves_nothing_running(tmp_path: Path) -> None:
     searches = tmp_path / "searches.yaml"
     searches.write_text(
@@ -125,14 +133,7 @@ def test_a_search_that_is_told_to_stop_leaves_nothing_running(tmp_path: Path) ->
                 said.append(process.stderr.readline())
             process.send_signal(signal.SIGTERM)
             assert process.wait(timeout=300) == 128 + signal.SIGTERM, said
-            for _ in range(600):  # what helped the command may end a moment after it
-                try:
-                    os.killpg(process.pid, 0)
-                except ProcessLookupError:
-                    break
-                time.sleep(0.1)
-            else:
-                pytest.fail("the search goes on")
+            within(60, lambda: not _is_running(process.pid))  # its helpers end a moment after it
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
