@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -16,6 +18,12 @@ AIMS = ("quick-", "parallel-", "best-")
 
 def entries() -> list[tuple[str, str]]:
     return [(algo, entry) for algo in ALGORITHMS for entry in preset_entries(algo)]
+
+
+def environment_of(entry: str) -> str:
+    for prefix in ("paper-", "mlp-", *AIMS):
+        entry = entry.removeprefix(prefix)
+    return entry
 
 
 @pytest.mark.parametrize(("algo", "entry"), entries())
@@ -34,6 +42,25 @@ def test_every_algorithm_has_the_same_entries(algo: str) -> None:
     own = [entry for entry in preset_entries(algo) if not entry.startswith(AIMS)]
     assert own == others
     assert "default" in preset_entries(algo)
+
+
+@pytest.mark.parametrize("algo", ["nres", "pes", "tes"])
+def test_rates_have_fallen_before_the_steps_are_used_up(algo: str) -> None:
+    """Windows alone: how many episodes fit into a budget depends on how soon they end."""
+    rows_of_a_pair = 3 if algo == "tes" else 2
+    seen = 0
+    for entry in preset_entries(algo):
+        if entry == "default":
+            continue
+        config = resolve({"env": environment_of(entry), "algo": algo}, preset=entry).config
+        when = re.fullmatch(r"linear:(\d+):.*", config.lr_schedule)
+        if when is None or config.total_steps is None:
+            continue
+        assert config.unroll_length is not None
+        updates = config.total_steps / (rows_of_a_pair * config.n_pairs * config.unroll_length)
+        assert int(when[1]) <= updates, entry
+        seen += 1
+    assert seen >= 8
 
 
 def test_gpes_without_a_period_of_its_own_is_nres_and_has_its_entries() -> None:
@@ -56,10 +83,7 @@ def test_an_environment_without_an_entry_takes_the_default(algo: str) -> None:
 
 def test_entries_are_environments_default_or_papers() -> None:
     for _, entry in entries():
-        env = entry
-        for prefix in ("paper-", "mlp-", *AIMS):
-            env = env.removeprefix(prefix)
-        assert entry == "default" or env in gym.registry
+        assert entry == "default" or environment_of(entry) in gym.registry
 
 
 @pytest.mark.parametrize("algo", ALGORITHMS)
